@@ -66,8 +66,8 @@ clean: ## Remove everything that the other targets made
 # `.venv/test-3.12/` holds the library and its dependency group `test`, under Python 3.12.
 # Its pip is renewed first: the one that comes with a Python may not know dependency groups yet.
 define make-environment
-@test -n "$(VERSION)" || { \
-	echo "No Python 3.11 or newer that has venv was found; name one: make $(MAKECMDGOALS) PYTHON=..." >&2; \
+@test -n "$(PYTHON)" && $(PYTHON) -c '$(USABLE)' 2>/dev/null || { \
+	echo "Python 3.11 or newer, with venv, is needed; name one: make $(MAKECMDGOALS) PYTHON=..." >&2; \
 	echo "(Debian and Ubuntu have venv in a package of its own, python3-venv.)" >&2; exit 1; }
 @echo "Setting up $(@D), once" >&2
 @$(PYTHON) -m venv --clear $(@D)
