@@ -1,0 +1,119 @@
+"""Keeps a service answering while what it depends on fails, and measures how fast it recovers.
+
+Every public name is here, and loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resilient._version import __version__ as __version__
+    from resilient.degrade.cached import Cached, cached
+    from resilient.degrade.default import Default, default
+    from resilient.degrade.degradations import Degradation, degradation_scope, degradations
+    from resilient.degrade.failover import Failover, failover
+    from resilient.degrade.fallback import Fallback, with_fallback
+    from resilient.degrade.stores import Entry, Store
+    from resilient.degrade.stores.memory import MemoryStore
+    from resilient.dependency import Dependency
+    from resilient.engine.guard import pipeline_of
+    from resilient.engine.limits import remaining
+    from resilient.engine.pipeline import Pipeline
+    from resilient.errors import (
+        BulkheadFull,
+        CallRejected,
+        CallTimeout,
+        DeadlineExceeded,
+        DuplicateName,
+        InvalidSetting,
+        InvalidUse,
+        NothingToServe,
+        RateLimited,
+        ResilientError,
+        UnstableKey,
+        WorkersSaturated,
+    )
+    from resilient.serving.server import serve
+    from resilient.strategies.breaker.breaker import CircuitBreaker, circuit_breaker
+    from resilient.strategies.breaker.rejection import CircuitOpen
+    from resilient.strategies.bulkhead import Bulkhead, bulkhead
+    from resilient.strategies.rate_limit import RateLimit, rate_limit
+    from resilient.strategies.retry import Retry, RetryBudget, retry
+    from resilient.strategies.retrying import Retrying, retrying
+    from resilient.strategies.timeout import Deadline, Timeout, deadline, timeout
+    from resilient.telemetry import health
+    from resilient.telemetry.metrics import register_metrics
+
+_MODULES = {
+    "_version": ("__version__",),
+    "degrade.cached": ("Cached", "cached"),
+    "degrade.default": ("Default", "default"),
+    "degrade.degradations": ("Degradation", "degradation_scope", "degradations"),
+    "degrade.failover": ("Failover", "failover"),
+    "degrade.fallback": ("Fallback", "with_fallback"),
+    "degrade.stores": ("Entry", "Store"),
+    "degrade.stores.memory": ("MemoryStore",),
+    "dependency": ("Dependency",),
+    "engine.guard": ("pipeline_of",),
+    "engine.limits": ("remaining",),
+    "engine.pipeline": ("Pipeline",),
+    "errors": (
+        "BulkheadFull",
+        "CallRejected",
+        "CallTimeout",
+        "DeadlineExceeded",
+        "DuplicateName",
+        "InvalidSetting",
+        "InvalidUse",
+        "NothingToServe",
+        "RateLimited",
+        "ResilientError",
+        "UnstableKey",
+        "WorkersSaturated",
+    ),
+    "serving.server": ("serve",),
+    "strategies.breaker.breaker": ("CircuitBreaker", "circuit_breaker"),
+    "strategies.breaker.rejection": ("CircuitOpen",),
+    "strategies.bulkhead": ("Bulkhead", "bulkhead"),
+    "strategies.rate_limit": ("RateLimit", "rate_limit"),
+    "strategies.retry": ("Retry", "RetryBudget", "retry"),
+    "strategies.retrying": ("Retrying", "retrying"),
+    "strategies.timeout": ("Deadline", "Timeout", "deadline", "timeout"),
+    "telemetry.metrics": ("register_metrics",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [*_HOME, "health"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "health":
+        return importlib.import_module("resilient.telemetry.health")
+    if name not in _HOME:
+        raise AttributeError(f"module 'resilient' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"resilient.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _log_signals() -> None:
+    """Have the first signal load the events, and log it."""
+    from resilient.engine import signals
+
+    def first(name: str, fields: Any) -> None:
+        from resilient.telemetry import events
+
+        signals.unsubscribe(first)
+        signals.subscribe(events.log)
+        events.log(name, fields)
+
+    signals.subscribe(first)
+
+
+_log_signals()

@@ -1,0 +1,315 @@
+"""What is served instead, tier by tier, when a call fails."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Generic, ParamSpec, TypeVar, cast, final, overload
+
+from resilient.degrade.cached import Cached
+from resilient.degrade.default import Default
+from resilient.degrade.degradations import Degradation, note_degradation
+from resilient.degrade.flights import Flight, carrying
+from resilient.degrade.tier import Answer, Tier
+from resilient.engine import clock, settings, signals
+from resilient.engine.call import Call, Served
+from resilient.engine.isolation import isolated
+from resilient.engine.key import Key
+from resilient.engine.limits import ambient
+from resilient.engine.outcome import Outcome
+from resilient.engine.steps import Detach, Proceed, Steps, Wait
+from resilient.engine.strategy import Accept, Strategy, Target
+from resilient.errors import CallRejected, InvalidUse
+from resilient.strategies.matching import Matches, error_matcher
+
+__all__ = ["Fallback", "WithFallback", "with_fallback"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+D = TypeVar("D")
+
+
+class Fallback(Strategy, Generic[D]):
+    """Tiers that are tried in order when a call fails; see `with_fallback`."""
+
+    no_block = (
+        "a block has no answer that another could stand in for: "
+        "decorate a function with with_fallback(...)"
+    )
+
+    def __init__(
+        self,
+        *tiers: Any,
+        on: Matches = Exception,
+        exclude: Matches | None = None,
+        inner: Callable[[Fallback[Any], Callable[..., Any]], Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self._inner = inner
+        if not tiers:
+            raise InvalidUse("with_fallback() needs at least one tier, such as cached(ttl=3600)")
+        self.tiers = tuple(one if isinstance(one, Tier) else Default(one) for one in tiers)
+        self.on = on
+        self._matches = error_matcher("on", on)
+        self._excludes = None if exclude is None else error_matcher("exclude", exclude)
+        self._keepers: tuple[Cached, ...] = ()
+        self._fresh: Cached | None = None
+
+    def __repr__(self) -> str:
+        return f"with_fallback({', '.join(map(repr, self.tiers))})"
+
+    @overload  # type: ignore[override]
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]]
+    ) -> Callable[P, Coroutine[Any, Any, R | D]]: ...
+    @overload
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R | D]: ...
+    def __call__(self, function: Callable[P, Any]) -> Callable[P, Any]:
+        """Return `function`, which has another answer when it fails."""
+        if self._inner is not None:
+            guarded: Callable[P, Any] = self._inner(self, function)
+            return guarded
+        return super().__call__(function)
+
+    def attach(self, target: Target) -> Fallback[D]:
+        """Return this fallback with tiers that fit `target`."""
+        fallback = copy.copy(self)
+        fallback.tiers = tuple(tier.attach(target) for tier in self.tiers)
+        fallback._keepers = tuple(tier for tier in fallback.tiers if isinstance(tier, Cached))
+        fallback._fresh = next((tier for tier in fallback._keepers if tier.fresh_for), None)
+        Strategy.__init__(fallback)
+        return fallback
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether answers come from the call, not from a cache that may be fresh."""
+        return self._fresh is None
+
+    @property
+    def accept(self) -> Accept | None:
+        """Keep each answer; where keeping takes steps, leave it to the slow lane."""
+        if not self._keepers:
+            return None
+        if not all(tier.keeps_at_once for tier in self._keepers):
+            return lambda _args, _kwargs, _value, _seconds: False
+        keepers = [tier.keep_now for tier in self._keepers]
+
+        def keep(args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any, _: float) -> bool:
+            for keep_one in keepers:
+                keep_one(args, kwargs, value)
+            return True
+
+        return keep
+
+    def came_late(self, call: Call, outcome: Outcome) -> None:
+        """Keep an answer that came after its caller had given up."""
+        if outcome.error is None:
+            for tier in self._keepers:
+                tier.keep_now(call.args, call.kwargs, outcome.value)
+
+    def steps(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
+        """Proceed, and serve a tier if that comes to nothing."""
+        if self._fresh is not None and call.resumed is None:
+            outcome = yield from self._fresh_or_shared(self._fresh, call, proceed)
+        else:
+            outcome = yield from self._proceed(call, proceed)
+        error = outcome.error
+        if error is None or not self._serves(error):
+            return outcome
+        failures: list[tuple[Tier[D], Exception]] = []
+        for tier in self.tiers:
+            answer = yield from self._ask(tier, call, outcome)
+            if answer.outcome.error is None:
+                self._note(call, tier, answer, error)
+                return Outcome(answer.outcome.value, None, outcome.started, clock.now())
+            failures.append((tier, answer.outcome.error))
+        _add_notes(call, error, failures)
+        return outcome
+
+    def _proceed(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
+        outcome = yield from proceed(call)
+        if outcome.error is None:
+            for tier in self._keepers:
+                yield from tier.keep(call, outcome.value)
+        return outcome
+
+    def _serves(self, error: Exception) -> bool:
+        """Whether `error` is one for the tiers: rejections are, unless they are excluded."""
+        if self._excludes is not None and isolated("exclude", False, self._excludes, error):
+            return False
+        return isinstance(error, CallRejected) or isolated("on", True, self._matches, error)
+
+    def _ask(self, tier: Tier[D], call: Call, failed: Outcome) -> Steps[Answer]:
+        try:
+            return (yield from tier.answer(call, failed))
+        except Exception as error:
+            return Answer(Outcome.failed(error, clock.now()))
+
+    def _note(self, call: Call, tier: Tier[D], answer: Answer, error: Exception) -> None:
+        reason = type(error).__name__
+        age = None if answer.age is None else round(answer.age, 3)
+        call.served = Served(tier.name, age, reason)
+        call.pipeline.measures.served(tier.name)
+        note_degradation(Degradation(call.name, tier.name, age, reason))
+        signals.emit(
+            "resilient.fallback_served",
+            dependency=call.name,
+            tier=tier.name,
+            age_seconds=age,
+            reason=reason,
+        )
+
+    # Fresh answers, and one call for all who miss
+
+    def _fresh_or_shared(self, cache: Cached, call: Call, proceed: Proceed) -> Steps[Outcome]:
+        key = cache.key_of(call.args, call.kwargs)
+        if key is None or cache.flights.is_mine(key):
+            return (yield from self._proceed(call, proceed))
+        while True:
+            entry = yield from cache.find(call, key, cache.fresh_for)
+            if entry is not None:
+                now = clock.now()
+                return Outcome(entry.value, None, now, now)
+            flight, waiter, begins = cache.flights.join(key)
+            try:
+                if begins:
+                    carried = self._carried(cache, key, flight, call, proceed)
+                    flight.cancel = yield Detach(carried)
+                if not waiter.woken:
+                    yield Wait(waiter, None if call.limit is None else call.limit.expires)
+            finally:
+                cache.flights.leave(key, flight, waiter)
+            if flight.outcome is not None:
+                return flight.outcome
+            if not flight.landed and call.limit is not None:
+                now = clock.now()
+                return Outcome(None, call.limit.overrun(), call.started, now)
+
+    def _carried(
+        self, cache: Cached, key: Key, flight: Flight, call: Call, proceed: Proceed
+    ) -> Steps[None]:
+        """Make the call for everybody, under nobody's limit where that can be."""
+        outcome: Outcome | None = None
+        token = carrying.set((*carrying.get(), flight))
+        limit, limit_token = call.limit, None
+        if call.is_async:  # in a task of its own, which those who wait may outlive
+            call.limit = None
+            limit_token = ambient.set(None)
+        try:
+            outcome = yield from self._proceed(call, proceed)
+        finally:
+            call.limit = limit
+            for variable, one in ((carrying, token), (ambient, limit_token)):
+                if one is not None:
+                    cast("Any", variable).reset(one)
+            cache.flights.land(key, flight, outcome)
+
+
+def _add_notes(
+    call: Call, error: Exception, failures: list[tuple[Tier[D], Exception]]
+) -> None:
+    """Say on the call's own error what became of each tier."""
+    begin = f"resilient: {call.name}: "
+    kept = [one for one in getattr(error, "__notes__", ()) if not one.startswith(f"{begin}tier ")]
+    notes = [
+        f"{begin}tier {tier.name} failed as well: {type(why).__name__}" for tier, why in failures
+    ]
+    error.__notes__ = [*kept, *notes]
+    last = failures[-1][1]
+    if error.__cause__ is None and last is not error:
+        error.__cause__ = last
+
+
+@final
+class WithFallback:
+    """Makes fallbacks: on their own, or as the outermost part of a dependency."""
+
+    def __init__(
+        self, inner: Callable[[Fallback[Any], Callable[..., Any]], Any] | None = None
+    ) -> None:
+        self._inner = inner
+
+    @overload
+    def __call__(
+        self,
+        first: Tier[D] | Callable[..., Coroutine[Any, Any, D]],
+        /,
+        *,
+        on: Matches = ...,
+        exclude: Matches | None = ...,
+    ) -> Fallback[D]: ...
+    @overload
+    def __call__(
+        self,
+        first: Callable[..., D], /, *, on: Matches = ..., exclude: Matches | None = ...
+    ) -> Fallback[D]: ...
+    @overload
+    def __call__(
+        self,
+        first: D, /, *, on: Matches = ..., exclude: Matches | None = ...
+    ) -> Fallback[D]: ...
+    @overload
+    def __call__(
+        self,
+        first: Tier[D],
+        second: Tier[D] | Callable[..., Coroutine[Any, Any, D]],
+        /,
+        *,
+        on: Matches = ...,
+        exclude: Matches | None = ...,
+    ) -> Fallback[D]: ...
+    @overload
+    def __call__(
+        self,
+        first: Tier[D],
+        second: Callable[..., D],
+        /,
+        *,
+        on: Matches = ...,
+        exclude: Matches | None = ...,
+    ) -> Fallback[D]: ...
+    @overload
+    def __call__(
+        self,
+        first: Tier[D], second: D, /, *, on: Matches = ..., exclude: Matches | None = ...
+    ) -> Fallback[D]: ...
+    @overload
+    def __call__(
+        self,
+        *tiers: Any, on: Matches = ..., exclude: Matches | None = ...
+    ) -> Fallback[Any]: ...
+    def __call__(
+        self, *tiers: Any, on: Matches = Exception, exclude: Matches | None = None
+    ) -> Fallback[Any]:
+        """Return a strategy that serves the first of `tiers` that has an answer when a call fails.
+
+        Arguments:
+            tiers: What is tried, in order: `cached(...)`, `failover(...)`, `default(...)`, or a plain
+                value, function or class, which is a default. One that fails falls to the next.
+            on: Which errors they are for: exception types, or a predicate. Rejections (open circuit,
+                full bulkhead) are among them whatever is said here, unless they are excluded.
+            exclude: Which errors they are not for.
+
+        When every tier fails, the call's own error is raised, with a note on each tier, and the last
+        tier's error as its cause if it has none of its own.
+
+        Raises:
+            InvalidUse: If there is no tier, or when decorating if one does not fit the function.
+            InvalidSetting: If `on` or `exclude` names no exceptions.
+
+        Example:
+            >>> from resilient import cached, with_fallback
+            >>> def popular_items() -> list[str]:
+            ...     return ["bestseller"]
+            >>> @with_fallback(cached(ttl=3600, key="rec:{user_id}"), popular_items)
+            ... def recommendations_for(user_id: str) -> list[str]:
+            ...     raise ConnectionError("recommendations are down")
+            >>> recommendations_for("u1")
+            ['bestseller']
+
+        Where the rule comes from: fallbacks in Hystrix and Polly, in tiers.
+        """
+        return Fallback(*tiers, on=on, exclude=exclude, inner=self._inner)
+
+
+with_fallback = WithFallback()

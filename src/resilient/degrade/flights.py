@@ -1,0 +1,81 @@
+"""One call for many callers that want the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from contextvars import ContextVar
+from threading import RLock
+from typing import final
+
+from resilient.engine.outcome import Outcome
+from resilient.engine.waiting import Waiter
+
+__all__ = ["Flight", "Flights"]
+
+#: The flights that the current context is carrying out, to which it must not wait.
+carrying: ContextVar[tuple[Flight, ...]] = ContextVar("resilient_flights", default=())
+
+
+@final
+class Flight:
+    """One call in progress, and those who wait for what it comes to."""
+
+    __slots__ = ("cancel", "landed", "outcome", "waiters")
+
+    def __init__(self) -> None:
+        self.waiters: list[Waiter] = []
+        self.outcome: Outcome | None = None
+        self.landed = False
+        self.cancel: Callable[[], object] | None = None
+
+
+@final
+class Flights:
+    """The calls in progress, by key; there are never more than there are callers."""
+
+    __slots__ = ("_by_key", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+        self._by_key: dict[Hashable, Flight] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def join(self, key: Hashable) -> tuple[Flight, Waiter, bool]:
+        """Return the flight for `key`, a place on it, and whether this caller has to begin it."""
+        waiter = Waiter()
+        with self._lock:
+            flight = self._by_key.get(key)
+            begins = flight is None
+            if flight is None:
+                flight = self._by_key[key] = Flight()
+            flight.waiters.append(waiter)
+        return flight, waiter, begins
+
+    def is_mine(self, key: Hashable) -> bool:
+        """Whether the current context is part of the flight for `key`, and must not wait for it."""
+        return self._by_key.get(key) in carrying.get() if self._by_key else False
+
+    def land(self, key: Hashable, flight: Flight, outcome: Outcome | None) -> None:
+        """Give `outcome` to all who wait; None if the call ended without any."""
+        with self._lock:
+            if self._by_key.get(key) is flight:
+                del self._by_key[key]
+            flight.outcome = outcome
+            flight.landed = True
+            waiters, flight.waiters = flight.waiters, []
+        for waiter in waiters:
+            waiter.wake()
+
+    def leave(self, key: Hashable, flight: Flight, waiter: Waiter) -> None:
+        """Take one who waits off the flight, and end it if that was the last."""
+        with self._lock:
+            if waiter in flight.waiters:
+                flight.waiters.remove(waiter)
+            if flight.waiters or flight.landed:
+                return
+            if self._by_key.get(key) is flight:
+                del self._by_key[key]
+        if flight.cancel is not None:
+            flight.cancel()

@@ -1,0 +1,120 @@
+"""One thing that a fallback tries."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
+
+from resilient.engine import clock, settings
+from resilient.engine.callables import is_async_function
+from resilient.engine.limits import Limit, tighter
+from resilient.engine.outcome import Outcome
+from resilient.engine.steps import Invoke, Steps
+from resilient.engine.timers import Cuts
+from resilient.engine.workers import Workers
+from resilient.errors import InvalidUse
+
+if TYPE_CHECKING:
+    from resilient.engine.call import Call
+    from resilient.engine.strategy import Target
+
+__all__ = ["Answer", "Tier", "checked"]
+
+D = TypeVar("D", covariant=True)
+
+
+@final
+class Answer:
+    """What a tier came to, and the age of its value in seconds if that is known."""
+
+    __slots__ = ("age", "outcome")
+
+    def __init__(self, outcome: Outcome, age: float | None = None) -> None:
+        self.outcome = outcome
+        self.age = age
+
+
+class Tier(Generic[D]):
+    """The base of all tiers; `limit` is the most seconds that it may take."""
+
+    #: The label of `resilient_fallbacks_total`.
+    name: str
+    #: Whether the tier wants to see the answers of calls that succeed.
+    keeps = False
+
+    def __init__(self, limit: float | None = None) -> None:
+        self.limit = None if limit is None else settings.seconds("timeout", limit, above_zero=True)
+        self.cuts = Cuts()
+        self.workers: Workers | None = None
+
+    def attach(self, target: Target) -> Tier[D]:
+        """Return the tier to use for `target`, after a check that it can be used there."""
+        if self.limit is not None and not target.is_async:
+            tier = copy.copy(self)
+            tier.workers = Workers(max_workers=32, max_abandoned=8)
+            return tier
+        return self
+
+    def answer(self, call: Call, failed: Outcome) -> Steps[Answer]:
+        """Answer in place of `call`, which came to `failed`."""
+        raise NotImplementedError
+        yield
+
+    def invoke(
+        self,
+        call: Call,
+        function: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Steps[Outcome]:
+        """Call `function` within the limits of the tier and of the call."""
+        limit, workers = call.limit, None
+        if self.limit is not None:
+            own = Limit(clock.now() + self.limit, self.limit, f"{call.name}: {self.name}", self)
+            limit = tighter(limit, own)
+            workers = self.workers
+        return (yield Invoke(function, args, kwargs, limit, workers))
+
+
+def checked(
+    function: Callable[..., Any], target: Target, tier: str, *, takes_call: bool
+) -> Callable[..., Any]:
+    """Return `function` after a check that it can serve `target`.
+
+    `takes_call` says that it is called with the arguments of the guarded function.
+    """
+    if is_async_function(function) and not target.is_async:
+        raise InvalidUse(
+            f"{tier}: {function!r} is asynchronous and {target.name} is not: "
+            "a synchronous call cannot wait for it"
+        )
+    if takes_call and target.signature is not None:
+        try:
+            theirs = inspect.signature(function)
+        except (TypeError, ValueError):
+            return function
+        if not _accepts(theirs, target.signature):
+            raise InvalidUse(
+                f"{tier}: {function!r} takes {theirs} and is called with the arguments of "
+                f"{target.name}, which takes {target.signature}"
+            )
+    return function
+
+
+def _accepts(theirs: inspect.Signature, ours: inspect.Signature) -> bool:
+    """Whether a call with all that `ours` needs fits `theirs`."""
+    kinds = inspect.Parameter
+    args: list[object] = []
+    kwargs: dict[str, object] = {}
+    for parameter in ours.parameters.values():
+        if parameter.kind is kinds.KEYWORD_ONLY:
+            kwargs[parameter.name] = None
+        elif parameter.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD):
+            args.append(None)
+    try:
+        theirs.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,180 @@
+"""A ``with`` block and a pipeline made one.
+
+The steps of the pipeline are carried out as far as the attempt, which is the block; its end
+resumes them with what the block came to. What has been entered is kept in a context variable,
+so that one strategy object can be entered from many threads and tasks at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import ContextVar, Token
+from typing import Any, final
+
+from resilient.engine import clock
+from resilient.engine.call import Call
+from resilient.engine.drivers import drive, drive_async
+from resilient.engine.limits import Limit, ambient, remaining
+from resilient.engine.outcome import Outcome
+from resilient.engine.pipeline import Pipeline
+from resilient.engine.steps import Attempt, Step, Steps
+from resilient.engine.strategy import Strategy
+from resilient.engine.timers import Cut, Cuts
+
+__all__ = ["Block", "enter", "enter_async", "leave", "leave_async", "opening", "until_attempt"]
+
+_entered: ContextVar[tuple[Block, ...]] = ContextVar("resilient_blocks", default=())
+_unowned = Cuts()
+
+
+@final
+class Block:
+    """A block that has been entered."""
+
+    __slots__ = ("_cut", "_limit", "_steps", "_token", "key", "started")
+
+    def __init__(self, key: object, steps: Steps[Outcome], limit: Limit | None) -> None:
+        self.key = key
+        self.started = clock.now()
+        self._steps = steps
+        self._limit = limit
+        self._token: Token[Limit | None] | None = ambient.set(limit) if limit is not None else None
+        self._cut: Cut | None = None
+
+    def remaining(self) -> float | None:
+        """Return the seconds that are left of the tightest limit, or None without one."""
+        return remaining()
+
+    def arm(self) -> None:
+        """Have the block's task cancelled at the end of its limit."""
+        if self._limit is not None:
+            cuts: Cuts = getattr(self._limit.owner, "cuts", _unowned)
+            self._cut = cuts.arm(self._limit)
+
+    def closing(self, error: BaseException | None) -> Steps[Outcome]:
+        """Return the steps that remain after a block that ended with `error`."""
+        if self._token is not None:
+            try:
+                ambient.reset(self._token)
+            except ValueError:  # left in another context, as by an asynchronous fixture
+                ambient.set(None)
+        if self._cut is not None and self._cut.disarm() and self._limit is not None:
+            if isinstance(error, asyncio.CancelledError):
+                overrun = self._limit.overrun()
+                overrun.__cause__ = error
+                error = overrun
+        return self._rest(error)
+
+    def _rest(self, error: BaseException | None) -> Steps[Outcome]:
+        steps = self._steps
+        try:
+            if error is None or isinstance(error, Exception):
+                step = steps.send(Outcome(None, error, self.started, clock.now()))
+            else:
+                step = steps.throw(error)
+            return (yield from until_attempt(steps, step))  # type: ignore[misc]
+        except StopIteration as finished:
+            outcome: Outcome = finished.value
+            return outcome
+
+
+def opening(steps: Steps[Outcome]) -> Steps[Attempt | Outcome]:
+    """Carry `steps` out as far as the attempt, or to their end."""
+    try:
+        step = next(steps)
+    except StopIteration as finished:
+        outcome: Outcome = finished.value
+        return outcome
+    return (yield from until_attempt(steps, step))
+
+
+def until_attempt(steps: Steps[Outcome], step: Step) -> Steps[Attempt | Outcome]:
+    """Carry `steps` out from `step` on, as far as the next attempt, or to their end."""
+    try:
+        while not isinstance(step, Attempt):
+            try:
+                reply = yield step
+            except BaseException as interruption:
+                step = steps.throw(interruption)
+            else:
+                step = steps.send(reply)
+    except StopIteration as finished:
+        outcome: Outcome = finished.value
+        return outcome
+    return step
+
+
+def _nothing() -> None:
+    """Stand for the block, which is called by nobody."""
+
+
+def _call(strategy: Strategy, *, is_async: bool) -> Call:
+    pipeline = strategy.block_pipelines.get(is_async)
+    if pipeline is None:
+        parts = strategy.as_block(is_async=is_async)
+        pipeline = Pipeline(parts, name=strategy.label or "block", is_failure=strategy.judge)
+        strategy.block_pipelines[is_async] = pipeline
+    return Call(pipeline, _nothing, (), {}, is_async=is_async)
+
+
+def _begin(strategy: Strategy, call: Call, steps: Steps[Outcome], reached: Any) -> Block:
+    if isinstance(reached, Outcome):
+        reached.result()
+        raise AssertionError("a block's steps ended without an attempt or an error")
+    block = Block(strategy, steps, reached.limit)
+    _entered.set((*_entered.get(), block))
+    return block
+
+
+def _end(strategy: Strategy) -> Block:
+    entered = _entered.get()
+    for index in range(len(entered) - 1, -1, -1):
+        if entered[index].key is strategy:
+            _entered.set(entered[:index] + entered[index + 1 :])
+            return entered[index]
+    raise RuntimeError(f"{strategy!r} is left in another context than it was entered in")
+
+
+def enter(strategy: Strategy) -> Block:
+    """Let a synchronous block begin under `strategy`, or raise why it must not."""
+    call = _call(strategy, is_async=False)
+    steps = call.pipeline.steps(call)
+    return _begin(strategy, call, steps, drive(opening(steps)))
+
+
+def leave(strategy: Strategy, error: BaseException | None) -> None:
+    """Tell `strategy` what its synchronous block came to."""
+    steps = _end(strategy).closing(error)
+    try:
+        outcome = drive(steps)
+    except BaseException as interruption:
+        if interruption is error:
+            return  # it goes on by itself
+        raise
+    _raise_other(outcome, error)
+
+
+async def enter_async(strategy: Strategy) -> Block:
+    """Let an asynchronous block begin under `strategy`, or raise why it must not."""
+    call = _call(strategy, is_async=True)
+    steps = call.pipeline.steps(call)
+    block = _begin(strategy, call, steps, await drive_async(opening(steps)))
+    block.arm()
+    return block
+
+
+async def leave_async(strategy: Strategy, error: BaseException | None) -> None:
+    """Tell `strategy` what its asynchronous block came to."""
+    steps = _end(strategy).closing(error)
+    try:
+        outcome = await drive_async(steps)
+    except BaseException as interruption:
+        if interruption is error:
+            return  # it goes on by itself
+        raise
+    _raise_other(outcome, error)
+
+
+def _raise_other(outcome: Outcome, error: BaseException | None) -> None:
+    if outcome.error is not None and outcome.error is not error:
+        raise outcome.error

@@ -1,0 +1,84 @@
+"""One call on its way through a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, final
+
+from resilient.engine import clock
+from resilient.engine.limits import ambient
+
+if TYPE_CHECKING:
+    from resilient.engine.limits import Limit
+    from resilient.engine.outcome import Outcome
+    from resilient.engine.pipeline import Pipeline
+    from resilient.engine.workers import Workers
+
+__all__ = ["Call", "Served"]
+
+
+@final
+class Served:
+    """What a fallback served instead of the call's own answer: tier, age in seconds, and why."""
+
+    __slots__ = ("age", "reason", "tier")
+
+    def __init__(self, tier: str, age: float | None, reason: str) -> None:
+        self.tier = tier
+        self.age = age
+        self.reason = reason
+
+
+@final
+class Call:
+    """A guarded call in the slow lane: what is called, its limits, and what it came to so far.
+
+    `resumed` is the outcome of a first attempt that the fast lane has made already. While it is
+    set, the call has been let in by every strategy on its way; the innermost step takes it.
+    """
+
+    __slots__ = (
+        "args",
+        "attempts",
+        "function",
+        "is_async",
+        "kwargs",
+        "limit",
+        "pipeline",
+        "resumed",
+        "retries",
+        "served",
+        "started",
+        "until_end",
+        "workers",
+    )
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        is_async: bool,
+        resumed: Outcome | None = None,
+    ) -> None:
+        self.pipeline = pipeline
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+        self.is_async = is_async
+        self.resumed = resumed
+        self.started = clock.now() if resumed is None else resumed.started
+        self.limit: Limit | None = ambient.get()
+        self.workers: Workers | None = None
+        self.attempts = 0
+        self.retries = 0
+        self.served: Served | None = None
+        #: For a stream: what is to be given back when it ends, rather than when it has begun.
+        self.until_end: list[Callable[[], object]] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the dependency, for messages, logs and metrics."""
+        return self.pipeline.name

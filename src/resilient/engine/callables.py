@@ -1,0 +1,33 @@
+"""What kinds of callables there are, and what they are called."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import FunctionType, MethodType
+from typing import Any
+
+__all__ = ["code_of", "is_async_function", "plain_name"]
+
+
+def plain_name(function: Callable[..., Any]) -> str:
+    """Return the name under which the calls of `function` are counted: its module and its own."""
+    inner = code_of(function)
+    if not hasattr(inner, "__qualname__"):
+        inner = type(inner)
+    return f"{inner.__module__}.{inner.__qualname__}"
+
+
+def code_of(function: Any) -> Any:
+    """Return the function that does the work, beneath partials, methods and callable objects."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not isinstance(function, FunctionType | MethodType) and not inspect.isbuiltin(function):
+        function = getattr(type(function), "__call__", function)
+    return getattr(function, "__func__", function)
+
+
+def is_async_function(function: Callable[..., Any]) -> bool:
+    """Return whether calling `function` gives a coroutine, as far as can be seen from outside."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(code_of(function))

@@ -1,0 +1,189 @@
+"""What carries steps out: on the calling thread, or on asyncio.
+
+Both do the same for the same steps; how time passes on a thread is the clock's affair, so that
+virtual time needs no third copy. An `Exception` of a called function becomes an `Outcome`;
+anything else (cancellation, Ctrl-C) is thrown into the steps, where strategies give back what
+they hold, and leaves through the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine
+from types import CoroutineType
+from typing import Any, TypeVar, final
+
+from resilient.engine import clock
+from resilient.engine.limits import ambient
+from resilient.engine.outcome import Outcome, own_frames_dropped
+from resilient.engine.steps import Attempt, Detach, Invoke, Sleep, Step, Steps, Wait
+from resilient.engine.timers import Cuts
+from resilient.errors import ResilientError
+
+__all__ = ["TurnedAsync", "drive", "drive_async"]
+
+T = TypeVar("T")
+
+_unowned = Cuts()
+
+
+@final
+class TurnedAsync(BaseException):
+    """A plain function has returned a coroutine: the call has to go on asynchronously.
+
+    Thrown into the steps like a cancellation, so that every strategy lets go of the call.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        super().__init__()
+        self.coroutine = coroutine
+
+
+def drive(steps: Steps[T]) -> T:
+    """Carry `steps` out on this thread and return what they come to."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                reply = _carry_out(step)
+            except BaseException as interruption:
+                step = steps.throw(interruption)
+            else:
+                step = steps.send(reply)
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+
+
+async def drive_async(steps: Steps[T]) -> T:
+    """Carry `steps` out in this task and return what they come to."""
+    try:
+        step = next(steps)
+        while True:
+            try:
+                reply = await _carry_out_async(step)
+            except BaseException as interruption:
+                step = steps.throw(interruption)
+            else:
+                step = steps.send(reply)
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+
+
+def _carry_out(step: Step) -> Any:
+    match step:
+        case Invoke():
+            return _invoke(step)
+        case Sleep():
+            return clock.current.sleep(step.seconds)
+        case Wait():
+            return clock.current.wait(step.waiter, step.until)
+        case Detach():
+            drive(step.steps)
+            return _nothing_to_cancel
+
+
+def _nothing_to_cancel() -> None:
+    """What ran on a thread has ended."""
+
+
+def _invoke(step: Invoke) -> Outcome:
+    started = clock.now()
+    limit = step.limit
+    if limit is None:
+        try:
+            value = step.function(*step.args, **step.kwargs)
+        except Exception as error:
+            return Outcome.failed(error, started)
+    elif limit.expires <= started:
+        return Outcome(None, limit.too_late(), started, started)
+    elif step.workers is not None:
+        outcome = clock.current.run(step.workers, step)
+        if outcome.error is not None:
+            return outcome
+        value = outcome.value
+        started = outcome.started
+    else:
+        token = ambient.set(limit)
+        try:
+            value = step.function(*step.args, **step.kwargs)
+        except Exception as error:
+            return Outcome.failed(error, started)
+        finally:
+            ambient.reset(token)
+    if type(value) is CoroutineType:
+        if type(step) is Attempt:
+            raise TurnedAsync(value)
+        value.close()
+        return Outcome.failed(_needs_a_loop(step.function), started)
+    return Outcome(value, None, started, clock.now())
+
+
+def _needs_a_loop(function: Callable[..., Any]) -> ResilientError:
+    return ResilientError(f"{function!r} is asynchronous and cannot serve a synchronous call")
+
+
+async def _carry_out_async(step: Step) -> Any:
+    match step:
+        case Invoke():
+            return await _invoke_async(step)
+        case Sleep():
+            return await clock.current.sleep_async(step.seconds)
+        case Wait():
+            return await clock.current.wait_async(step.waiter, step.until)
+        case Detach():
+            task = asyncio.get_running_loop().create_task(drive_async(step.steps))
+            _detached.add(task)
+            task.add_done_callback(_detached_ended)
+            return task.cancel
+
+
+# The loop itself holds its tasks only weakly.
+_detached: set[asyncio.Task[Any]] = set()
+
+
+def _detached_ended(task: asyncio.Task[Any]) -> None:
+    _detached.discard(task)
+    if not task.cancelled():
+        task.exception()
+
+
+async def _invoke_async(step: Invoke) -> Outcome:
+    started = clock.now()
+    limit = step.limit
+    if limit is None:
+        try:
+            value = step.function(*step.args, **step.kwargs)
+            if inspect.isawaitable(value):
+                value = await value
+        except Exception as error:
+            return Outcome.failed(error, started)
+        return Outcome(value, None, started, clock.now())
+    if limit.expires <= started:
+        return Outcome(None, limit.too_late(), started, started)
+    cuts: Cuts = getattr(limit.owner, "cuts", _unowned)
+    token = ambient.set(limit)
+    cut = cuts.arm(limit)
+    try:
+        value = step.function(*step.args, **step.kwargs)
+        if inspect.isawaitable(value):
+            value = await value
+    except Exception as error:
+        cut.disarm()
+        return Outcome.failed(error, started)
+    except asyncio.CancelledError as cancelled:
+        if not cut.disarm():
+            raise
+        overrun = limit.overrun()
+        cancelled.__traceback__ = own_frames_dropped(cancelled.__traceback__)
+        overrun.__cause__ = cancelled
+        return Outcome(None, overrun, started, clock.now())
+    except BaseException:
+        cut.disarm()
+        raise
+    finally:
+        ambient.reset(token)
+    cut.disarm()
+    return Outcome(value, None, started, clock.now())

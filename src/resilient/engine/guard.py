@@ -1,0 +1,153 @@
+"""A function and its pipeline made one.
+
+A strategy that decorates a function which is guarded already extends its pipeline: there is one
+wrapper, one frame in a traceback and one set of settings, however many decorators are stacked.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import weakref
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
+
+from resilient.engine.callables import code_of, is_async_function, plain_name
+from resilient.engine.lanes import async_lane, sync_lane
+from resilient.engine.limited import limited
+from resilient.engine.measures import Measures
+from resilient.engine.pipeline import Pipeline
+from resilient.engine.strategy import Strategy, Target
+from resilient.engine.streams import async_stream, sync_stream
+from resilient.errors import InvalidUse
+
+__all__ = ["guard", "guarded_under", "pipeline_of"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Function = Callable[..., Any]
+
+
+class _Guarded(NamedTuple):
+    """What is known of a wrapper that this module has made."""
+
+    function: Function
+    #: The pipeline as it was given, before it was attached to this function.
+    given: tuple[Strategy, ...]
+    named: str | None
+    pipeline: Pipeline
+
+
+# By wrapper, not as an attribute of it: functools.wraps would copy an attribute to the wrapper of
+# another decorator, which would then be taken for ours and skipped.
+_guarded: weakref.WeakKeyDictionary[Function, _Guarded] = weakref.WeakKeyDictionary()
+
+
+def guard(
+    function: Callable[P, R],
+    *strategies: Strategy,
+    name: str | None = None,
+    is_failure: Callable[[Exception], bool] | None = None,
+) -> Callable[P, R]:
+    """Return `function` guarded by `strategies`, outermost first.
+
+    Arguments:
+        function: Any callable: plain or asynchronous, a generator function of either kind, a
+            bound method, a partial, a callable object, a classmethod or staticmethod.
+        strategies: What guards it, around whatever guards it already.
+        name: The dependency that it belongs to; else the breaker's name, else its own.
+        is_failure: Whether an error speaks against the dependency; else every error does.
+
+    Raises:
+        InvalidUse: If it cannot be guarded, or not by one of the strategies.
+    """
+    if isinstance(function, classmethod | staticmethod):
+        inner = guard(function.__func__, *strategies, name=name, is_failure=is_failure)
+        return cast("Callable[P, R]", type(function)(inner))
+    known = _known(function)
+    if known is not None:
+        strategies = (*strategies, *known.given)
+        name = name or known.named
+        is_failure = is_failure or known.pipeline.judge
+        function = known.function
+    if not callable(function):
+        raise InvalidUse(f"{function!r} cannot be called, and so cannot be guarded")
+    if inspect.isclass(function):
+        raise InvalidUse(
+            f"{function.__qualname__} is a class; guard a function that creates its instances"
+        )
+    is_async = is_async_function(function)
+    is_stream = inspect.isgeneratorfunction(code_of(function))
+    is_async_stream = inspect.isasyncgenfunction(code_of(function))
+    target = Target(
+        function,
+        plain_name(function),
+        is_async=is_async or is_async_stream,
+        is_stream=is_stream or is_async_stream,
+    )
+    attached = [strategy.attach(target) for strategy in strategies]
+    named = name or next((one.label for one in attached if one.label is not None), None)
+    pipeline = Pipeline(attached, name=named or target.name, is_failure=is_failure)
+    if os.environ.get("RESILIENT_DISABLED", "") not in ("", "0"):
+        wrapper = _plain(function, is_async=is_async)
+    elif is_stream:
+        wrapper = sync_stream(pipeline, function)
+    elif is_async_stream:
+        wrapper = async_stream(pipeline, function)
+    else:
+        called = limited(pipeline, function, is_async=is_async)
+        lane = async_lane if is_async else sync_lane
+        wrapper = lane(pipeline, function, called)
+    functools.update_wrapper(wrapper, function)
+    _guarded[wrapper] = _Guarded(function, strategies, name, pipeline)
+    return cast("Callable[P, R]", wrapper)
+
+
+def _plain(function: Function, *, is_async: bool) -> Function:
+    if is_async:
+
+        async def unguarded_async(*args: Any, **kwargs: Any) -> Any:
+            return await function(*args, **kwargs)
+
+        return unguarded_async
+
+    def unguarded(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return unguarded
+
+
+def pipeline_of(function: Callable[..., Any]) -> Pipeline:
+    """Return what guards `function`, in order, outermost first.
+
+    Raises:
+        InvalidUse: If nothing does.
+
+    Example:
+        >>> from resilient import pipeline_of, retry, timeout
+        >>> @retry(on=ConnectionError)
+        ... @timeout(2)
+        ... def fetch(): ...
+        >>> [type(strategy).__name__ for strategy in pipeline_of(fetch).strategies]
+        ['Retry', 'Timeout']
+    """
+    known = _known(getattr(function, "__func__", function))
+    if known is None:
+        raise InvalidUse(f"{plain_name(function)} is not guarded")
+    return known.pipeline
+
+
+def guarded_under(name: str, kind: str) -> bool:
+    """Whether a function of the dependency `name` is guarded by a strategy of that kind."""
+    return any(
+        type(strategy).__name__ == kind
+        for pipeline in Measures.of(name).pipelines
+        for strategy in pipeline.strategies
+    )
+
+
+def _known(function: object) -> _Guarded | None:
+    return _guarded.get(function) if isinstance(function, FunctionType) else None

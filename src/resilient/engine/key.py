@@ -1,0 +1,161 @@
+"""What two calls must have in common to be the same call: templates and functions of arguments.
+
+A key is a tuple, never a joined text: `"{a}:{b}"` for `("1:2", "3")` and `("1", "2:3")` must be
+two keys, or one user is served another one's answer.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import inspect
+import pathlib
+import string
+import uuid
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeAlias
+
+from resilient.engine.strategy import Target
+from resilient.errors import InvalidSetting, InvalidUse, UnstableKey
+
+__all__ = ["Key", "KeyFunction", "KeySetting", "key_function"]
+
+Key: TypeAlias = Hashable
+#: Called with (args, kwargs).
+KeyFunction: TypeAlias = Callable[[tuple[Any, ...], Mapping[str, Any]], Key]
+#: A template such as "rec:{user_id}", a function of the arguments, or None for all of them.
+KeySetting: TypeAlias = str | Callable[..., Hashable] | None
+
+_SCALARS = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    type(None),
+    decimal.Decimal,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    uuid.UUID,
+    enum.Enum,
+    pathlib.PurePath,
+)
+
+
+def key_function(setting: KeySetting, target: Target) -> KeyFunction:
+    """Return the function that makes the key of a call to `target`.
+
+    Raises:
+        InvalidSetting: If a template names something that is no parameter.
+        InvalidUse: If all arguments are to be the key, and one of them is `self`.
+    """
+    if isinstance(setting, str):
+        return _from_template(setting, target)
+    if setting is not None:
+        return lambda args, kwargs: setting(*args, **kwargs)
+    return _from_all(target)
+
+
+def _from_template(template: str, target: Target) -> KeyFunction:
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise InvalidSetting("key", template, f"a template that can be parsed ({error})") from None
+    fields = [field for _, field, _, _ in parsed if field is not None]
+    signature = target.signature
+    if signature is None:
+        raise InvalidUse(f"key={template!r}: {target.name} has no signature; give a function")
+    getters = [_getter(field, template, target, signature) for field in fields]
+    if len(getters) == 1:
+        get = getters[0]
+        return lambda args, kwargs: (template, _text(get(args, kwargs)))
+    return lambda args, kwargs: (template, *[_text(get(args, kwargs)) for get in getters])
+
+
+def _getter(
+    field: str, template: str, target: Target, signature: inspect.Signature
+) -> Callable[[tuple[Any, ...], Mapping[str, Any]], Any]:
+    name = field.split(".")[0].split("[")[0]
+    parameter = signature.parameters.get(name)
+    if parameter is None:
+        known = ", ".join(signature.parameters) or "none"
+        raise InvalidSetting("key", template, f"made of the parameters of {target.name}: {known}")
+    kinds = inspect.Parameter
+    if parameter.kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD):
+        raise InvalidSetting("key", template, "made of single parameters, not of * or **")
+    position = list(signature.parameters).index(name)
+    is_positional = parameter.kind is not kinds.KEYWORD_ONLY
+    default = parameter.default
+
+    def get(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if is_positional and position < len(args):
+            return args[position]
+        return kwargs.get(name, default)
+
+    if field == name:
+        return get
+
+    def get_within(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        return string.Formatter().get_field(field, (), {name: get(args, kwargs)})[0]
+
+    return get_within
+
+
+def _text(value: Any) -> str:
+    kind = type(value)
+    if kind is str:
+        return value  # type: ignore[no-any-return]
+    if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
+        raise UnstableKey(_unstable(value))
+    return str(value)
+
+
+def _unstable(value: object) -> str:
+    return (
+        f"an argument of type {type(value).__qualname__} has no stable text and cannot be part "
+        "of a key: name the parts that matter, as in key='user:{user.id}', or give a function"
+    )
+
+
+def _from_all(target: Target) -> KeyFunction:
+    signature = target.signature
+    first = next(iter(signature.parameters), None) if signature is not None else None
+    if first in ("self", "cls"):
+        raise InvalidUse(
+            f"{target.name}: its first argument is an object, which has no stable text: say what "
+            "the key is, as in key='rec:{user_id}'"
+        )
+
+    def key(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Key:
+        if signature is not None:
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError:
+                return None  # such a call fails by itself
+            bound.apply_defaults()
+            args, kwargs = bound.args, bound.kwargs
+        named = tuple((name, _typed(kwargs[name])) for name in sorted(kwargs))
+        return (tuple(map(_typed, args)), named)
+
+    return key
+
+
+def _typed(value: Any) -> Hashable:
+    """Return something that equals that of another value only if type and value are the same."""
+    kind = type(value)
+    if isinstance(value, _SCALARS):
+        return (kind, repr(value) if isinstance(value, float) else value)
+    if isinstance(value, list | tuple):
+        return (kind, tuple(map(_typed, value)))
+    if isinstance(value, set | frozenset):
+        return (kind, frozenset(map(_typed, value)))
+    if isinstance(value, Mapping):
+        return (kind, frozenset((_typed(name), _typed(item)) for name, item in value.items()))
+    if kind.__repr__ is object.__repr__ or kind.__hash__ is None:
+        raise UnstableKey(_unstable(value))
+    if kind.__eq__ is object.__eq__:
+        return (kind, repr(value))
+    return (kind, value)

@@ -1,0 +1,203 @@
+"""The fast lanes: the path of a call while every strategy is at rest and the call succeeds.
+
+A flag, two readings of the clock, the call, one append. Everything else (an error, a strategy that
+is not at rest, a limit from outside) goes on in the slow lane, with the outcome in hand if there
+is one, so that nothing is ever called twice.
+
+These two functions are the library's hottest code. They differ only where Python wants it:
+`await`, and what an asynchronous function may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from types import CoroutineType
+from typing import Any
+
+from resilient.engine import clock
+from resilient.engine.call import Call
+from resilient.engine.callables import is_async_function
+from resilient.engine.drivers import TurnedAsync, drive, drive_async
+from resilient.engine.limits import ambient
+from resilient.engine.outcome import Outcome
+from resilient.engine.pipeline import JOURNAL_SIZE, Pipeline
+
+__all__ = ["async_lane", "call_through", "run", "run_async", "sync_lane"]
+
+Function = Callable[..., Any]
+
+
+def sync_lane(pipeline: Pipeline, function: Function, called: Function) -> Function:
+    """Return `function` guarded by `pipeline`; the fast lane calls it as `called`."""
+    lane, journal, settle = pipeline.lane, pipeline.journal, pipeline.settle
+    take, give, accept = pipeline.take, pipeline.give, pipeline.accept
+    limit_around = ambient.get
+
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        epoch = lane.epoch
+        if epoch is None or limit_around() is not None or (take is not None and not take()):
+            outcome = run(pipeline, function, args, kwargs)
+        else:
+            start = clock.now()
+            try:
+                value = called(*args, **kwargs)
+            except Exception as error:
+                failure = error
+            except BaseException:
+                _interrupted(pipeline, start)
+                raise
+            else:
+                if type(value) is CoroutineType:
+                    if give is not None:
+                        give()
+                    return run_async(pipeline, function, args, kwargs, value)
+                end = clock.now()
+                if lane.epoch is epoch and (
+                    accept is None or accept(args, kwargs, value, end - start)
+                ):
+                    if end >= lane.due:
+                        settle()
+                    journal.append(end - start)
+                    if len(journal) >= JOURNAL_SIZE:
+                        settle()
+                    if give is not None:
+                        give()
+                    return value
+                failure = None
+            if failure is None:
+                outcome = Outcome(value, None, start, end)
+            else:
+                outcome = Outcome.failed(failure, start)
+                failure = None
+            outcome = run(pipeline, function, args, kwargs, outcome)
+        if outcome.error is None:
+            return outcome.value
+        try:
+            raise outcome.error
+        finally:
+            del outcome
+
+    return guarded
+
+
+def async_lane(pipeline: Pipeline, function: Function, called: Function) -> Function:
+    """Return the asynchronous `function` guarded by `pipeline`; the fast lane calls `called`."""
+    lane, journal, settle = pipeline.lane, pipeline.journal, pipeline.settle
+    take, give, accept = pipeline.take, pipeline.give, pipeline.accept
+    limit_around = ambient.get
+
+    async def guarded(*args: Any, **kwargs: Any) -> Any:
+        epoch = lane.epoch
+        if epoch is None or limit_around() is not None or (take is not None and not take()):
+            outcome = await drive_async(
+                pipeline.steps(Call(pipeline, function, args, kwargs, is_async=True))
+            )
+        else:
+            start = clock.now()
+            try:
+                value = await called(*args, **kwargs)
+            except Exception as error:
+                failure = error
+            except BaseException:
+                _interrupted(pipeline, start)
+                raise
+            else:
+                end = clock.now()
+                if lane.epoch is epoch and (
+                    accept is None or accept(args, kwargs, value, end - start)
+                ):
+                    if end >= lane.due:
+                        settle()
+                    journal.append(end - start)
+                    if len(journal) >= JOURNAL_SIZE:
+                        settle()
+                    if give is not None:
+                        give()
+                    return value
+                failure = None
+            if failure is None:
+                outcome = Outcome(value, None, start, end)
+            else:
+                outcome = Outcome.failed(failure, start)
+                failure = None
+            call = Call(pipeline, function, args, kwargs, is_async=True, resumed=outcome)
+            outcome = await drive_async(pipeline.steps(call))
+        if outcome.error is None:
+            return outcome.value
+        try:
+            raise outcome.error
+        finally:
+            del outcome
+
+    return guarded
+
+
+def call_through(
+    pipeline: Pipeline, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Call `function` through `pipeline`; of an asynchronous one, return the awaitable."""
+    if is_async_function(function):
+        return _awaited(pipeline, function, args, kwargs)
+    outcome = run(pipeline, function, args, kwargs)
+    if outcome.error is None:
+        return outcome.value
+    try:
+        raise outcome.error
+    finally:
+        del outcome
+
+
+async def _awaited(
+    pipeline: Pipeline, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    call = Call(pipeline, function, args, kwargs, is_async=True)
+    return (await drive_async(pipeline.steps(call))).result()
+
+
+def _interrupted(pipeline: Pipeline, start: float) -> None:
+    """Let go of a call that ended in neither a value nor an error, and count it as cancelled."""
+    if pipeline.give is not None:
+        pipeline.give()
+    pipeline.measures.ended("cancelled", clock.now() - start, 1, 0)
+
+
+def run(
+    pipeline: Pipeline,
+    function: Function,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    resumed: Outcome | None = None,
+) -> Outcome:
+    """Take a call through the slow lane; if it turns out asynchronous, its value is a coroutine."""
+    call = Call(pipeline, function, args, kwargs, is_async=False, resumed=resumed)
+    try:
+        return drive(pipeline.steps(call))
+    except TurnedAsync as turned:
+        coroutine = turned.coroutine
+    now = clock.now()
+    return Outcome(run_async(pipeline, function, args, kwargs, coroutine), None, now, now)
+
+
+def run_async(
+    pipeline: Pipeline,
+    function: Function,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    first: Coroutine[Any, Any, Any],
+) -> Coroutine[Any, Any, Any]:
+    """Guard the coroutine that a plain function has returned; later attempts call it anew."""
+    coroutines = [first]
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return coroutines.pop() if coroutines else function(*args, **kwargs)
+
+    async def guarded() -> Any:
+        call = Call(pipeline, called, args, kwargs, is_async=True)
+        try:
+            outcome = await drive_async(pipeline.steps(call))
+        finally:
+            for unused in coroutines:
+                unused.close()
+        return outcome.result()
+
+    return guarded()

@@ -1,0 +1,69 @@
+"""When a call must be back, and how nested calls learn of it.
+
+The tightest limit of a call travels in a context variable, so that whatever the call does further
+down can see what is left and cannot outlive it.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import final
+
+from resilient.engine import clock
+from resilient.errors import CallTimeout, DeadlineExceeded
+
+__all__ = ["Limit", "ambient", "remaining", "tighter"]
+
+
+@final
+class Limit:
+    """A moment by which a call must be back, and whose limit that is."""
+
+    __slots__ = ("expires", "name", "owner", "seconds")
+
+    def __init__(self, expires: float, seconds: float, name: str, owner: object = None) -> None:
+        self.expires = expires
+        self.seconds = seconds
+        self.name = name
+        self.owner = owner
+
+    @property
+    def expired(self) -> bool:
+        """Whether the moment has come."""
+        return clock.now() >= self.expires
+
+    def postponed(self, seconds: float) -> Limit:
+        """Return the same limit, `seconds` later."""
+        return Limit(self.expires + seconds, self.seconds, self.name, self.owner)
+
+    def overrun(self) -> CallTimeout:
+        """Return the error for a call that is still running at this moment."""
+        return CallTimeout(self.name, self.seconds, owner=self.owner)
+
+    def too_late(self) -> DeadlineExceeded:
+        """Return the error for a call that would have begun after this moment."""
+        return DeadlineExceeded(self.name, self.seconds, owner=self.owner)
+
+
+#: The tightest limit that the current context is under.
+ambient: ContextVar[Limit | None] = ContextVar("resilient_limit", default=None)
+
+
+def tighter(one: Limit | None, other: Limit) -> Limit:
+    """Return whichever of two limits ends first."""
+    return other if one is None or other.expires < one.expires else one
+
+
+def remaining() -> float | None:
+    """Return the seconds that the current call has left, never below 0, or None without a limit.
+
+    Example:
+        >>> from resilient import deadline, remaining
+        >>> remaining() is None
+        True
+        >>> with deadline(2):
+        ...     0 < remaining() <= 2
+        True
+    """
+    limit = ambient.get()
+    return None if limit is None else max(0.0, limit.expires - clock.now())

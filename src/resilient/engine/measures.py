@@ -1,0 +1,159 @@
+"""What was counted, for each dependency; read by metrics, health and whoever asks.
+
+Counting is exact. Successes of the fast lane arrive here in batches, when a reader or a failure
+settles the journals of the pipelines that feed a dependency.
+"""
+
+from __future__ import annotations
+
+import weakref
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from threading import Lock, RLock
+from typing import TYPE_CHECKING, final
+
+from resilient.engine.weak import WeakList
+
+if TYPE_CHECKING:
+    from resilient.engine.pipeline import Pipeline
+
+__all__ = ["LATENCY_BOUNDS", "OUTAGE_BOUNDS", "OUTCOMES", "Histogram", "Measures", "all_measures"]
+
+#: The ways in which a call can end, as labels of `resilient_calls_total`.
+OUTCOMES = ("success", "degraded", "failure", "timeout", "rejected", "cancelled")
+#: Upper bounds, in seconds, for the durations of calls.
+LATENCY_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+#: Upper bounds, in seconds, for how long detection and recovery take.
+OUTAGE_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
+#: At most so many different labels are kept apart; the rest are counted together.
+MOST_LABELS = 50
+
+
+@final
+class Histogram:
+    """Counts of seconds by upper bound, the last for all that is above."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.sum += seconds
+
+    def observe_all(self, batch: list[float]) -> None:
+        """Count the values of `batch`, which is sorted on the way."""
+        self.sum += sum(batch)
+        if max(batch) <= self.bounds[0]:
+            self.counts[0] += len(batch)
+            return
+        batch.sort()
+        below = 0
+        for index, bound in enumerate(self.bounds):
+            upto = bisect_right(batch, bound, below)
+            self.counts[index] += upto - below
+            below = upto
+        self.counts[-1] += len(batch) - below
+
+
+@final
+class Measures:
+    """The counts of one dependency, over all functions that are guarded under its name."""
+
+    __slots__ = (
+        "__weakref__",
+        "_lock",
+        "attempts",
+        "calls",
+        "detection",
+        "durations",
+        "fallbacks",
+        "name",
+        "pipelines",
+        "recovery",
+        "rejections",
+        "retries",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._lock = RLock()
+        self.calls = dict.fromkeys(OUTCOMES, 0)
+        self.durations = Histogram(LATENCY_BOUNDS)
+        self.attempts = 0
+        self.retries = 0
+        self.fallbacks: dict[str, int] = {}
+        self.rejections: dict[str, int] = {}
+        self.detection = Histogram(OUTAGE_BOUNDS)
+        self.recovery = Histogram(OUTAGE_BOUNDS)
+        self.pipelines: WeakList[Pipeline] = WeakList()
+
+    def settle(self) -> None:
+        """Bring the counts up to date with the journals."""
+        for pipeline in self.pipelines:
+            pipeline.settle()
+
+    def returned(self, durations: list[float]) -> None:
+        """Count successful calls of one attempt each."""
+        with self._lock:
+            self.calls["success"] += len(durations)
+            self.attempts += len(durations)
+            self.durations.observe_all(durations)
+
+    def ended(self, outcome: str, duration: float, attempts: int, retries: int) -> None:
+        """Count one call that went through the slow lane."""
+        with self._lock:
+            self.calls[outcome] += 1
+            self.attempts += attempts
+            self.retries += retries
+            self.durations.observe(duration)
+
+    def served(self, tier: str) -> None:
+        """Count an answer of a fallback's tier."""
+        with self._lock:
+            self._count_locked(self.fallbacks, tier)
+
+    def rejected(self, reason: str) -> None:
+        """Count a call that was not made."""
+        with self._lock:
+            self._count_locked(self.rejections, reason)
+
+    def detected(self, seconds: float) -> None:
+        """Count an outage that was noticed `seconds` after its first failure."""
+        with self._lock:
+            self.detection.observe(seconds)
+
+    def recovered(self, seconds: float) -> None:
+        """Count an outage that was over `seconds` after its first failure."""
+        with self._lock:
+            self.recovery.observe(seconds)
+
+    def _count_locked(self, counts: dict[str, int], label: str) -> None:
+        if label not in counts and len(counts) >= MOST_LABELS:
+            label = "other"
+        counts[label] = counts.get(label, 0) + 1
+
+    @classmethod
+    def of(cls, name: str) -> Measures:
+        """Return the measures under `name`, made on first use and gone with the last user."""
+        with _registry_lock:
+            measures = _registry.get(name)
+            if measures is None:
+                measures = _registry[name] = cls(name)
+            return measures
+
+
+_registry: weakref.WeakValueDictionary[str, Measures] = weakref.WeakValueDictionary()
+_registry_lock = Lock()
+
+
+def all_measures() -> list[Measures]:
+    """Return the measures of everything that is guarded now, ordered by name, settled."""
+    found = sorted(_registry.values(), key=lambda measures: measures.name)
+    for measures in found:
+        measures.settle()
+    return found

@@ -1,0 +1,80 @@
+"""Names that can be given once: two breakers under one name would merge their series.
+
+A module that is loaded anew may give its names again; the new things take the place of the old.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import weakref
+from threading import RLock
+from typing import Generic, TypeVar
+
+from resilient.errors import DuplicateName
+
+__all__ = ["Names"]
+
+T = TypeVar("T")
+
+
+class Names(Generic[T]):
+    """What has been named, for as long as somebody holds it."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._lock = RLock()
+        self._named: weakref.WeakValueDictionary[str, T] = weakref.WeakValueDictionary()
+        self._origins: dict[str, tuple[str, int]] = {}
+
+    def claim(self, name: str, thing: T) -> None:
+        """Give `name` to `thing`.
+
+        Raises:
+            DuplicateName: If something else has it, other than by an earlier load of its module.
+        """
+        origin = _origin()
+        if self._is_taken(name, thing, origin):
+            # It may have been dropped already, and be kept only by a cycle.
+            gc.collect()
+            if self._is_taken(name, thing, origin):
+                raise DuplicateName(
+                    f"there is a {self._kind} named {name!r} already: use that one, or give this "
+                    "one a name of its own, or their counts and metrics would merge"
+                )
+        with self._lock:
+            self._named[name] = thing
+            self._origins = {one: self._origins[one] for one in self._named if one in self._origins}
+            self._origins[name] = origin
+
+    def _is_taken(self, name: str, thing: T, origin: tuple[str, int]) -> bool:
+        holder = self._named.get(name)
+        if holder is None or holder is thing:
+            return False
+        module, load = self._origins.get(name, ("", 0))
+        return not (module == origin[0] and load != origin[1] and module != "__main__")
+
+    def release(self, name: str, thing: T) -> None:
+        """Take `name` from `thing`, if it has it."""
+        with self._lock:
+            if self._named.get(name) is thing:
+                del self._named[name]
+
+    def all(self) -> list[T]:
+        """Return what has a name, ordered by it."""
+        return [thing for _, thing in sorted(self._named.items())]
+
+    def get(self, name: str) -> T | None:
+        """Return what has `name`, or None."""
+        return self._named.get(name)
+
+
+def _origin() -> tuple[str, int]:
+    """Return the module outside of this library that gives the name, and which load of it."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name != "resilient" and not name.startswith("resilient."):
+            break
+        frame = frame.f_back
+    return frame.f_globals.get("__name__", ""), id(frame.f_globals.get("__spec__"))

@@ -1,0 +1,74 @@
+"""What one call came to: a value or an error, with its start and its end."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, final
+
+from resilient.engine import clock
+
+__all__ = ["Outcome", "own_frames_dropped"]
+
+
+@final
+class Outcome:
+    """A value or an error, with the monotonic seconds at which the call started and ended.
+
+    Only an `Exception` becomes an outcome. Cancellation, Ctrl-C and the like pass through the
+    engine as what they are and count as neither success nor failure.
+    """
+
+    __slots__ = ("ended", "error", "started", "value")
+
+    def __init__(
+        self, value: Any, error: Exception | None, started: float, ended: float
+    ) -> None:
+        self.value = value
+        self.error = error
+        self.started = started
+        self.ended = ended
+
+    @classmethod
+    def failed(cls, error: Exception, started: float) -> Outcome:
+        """Return the outcome of a call that has just raised `error`, our own frames dropped."""
+        error.__traceback__ = own_frames_dropped(error.__traceback__)
+        return cls(None, error, started, clock.now())
+
+    @property
+    def ok(self) -> bool:
+        """Whether the call returned."""
+        return self.error is None
+
+    @property
+    def duration(self) -> float:
+        """Seconds from start to end."""
+        return self.ended - self.started
+
+    def result(self) -> Any:
+        """Return the value, or raise the error as it was."""
+        if self.error is not None:
+            try:
+                raise self.error
+            finally:
+                # The traceback refers to this frame; the frame must not refer back.
+                del self
+        return self.value
+
+    def __repr__(self) -> str:
+        what = repr(type(self.value)) if self.error is None else repr(type(self.error))
+        return f"<Outcome {what} after {self.duration:.3f} s>"
+
+
+def own_frames_dropped(traceback: TracebackType | None) -> TracebackType | None:
+    """Return `traceback` without the library's own frames at its outer end.
+
+    A guarded call adds exactly one frame of ours to a traceback, however many strategies there
+    are; the guard adds that one when it raises.
+    """
+    while traceback is not None and _is_ours(traceback):
+        traceback = traceback.tb_next
+    return traceback
+
+
+def _is_ours(traceback: TracebackType) -> bool:
+    return str(traceback.tb_frame.f_globals.get("__name__", "")).startswith("resilient.")

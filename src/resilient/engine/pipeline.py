@@ -1,0 +1,274 @@
+"""Strategies in order, outermost first, and whether all of them are at rest.
+
+While they are, calls take the fast lane: nothing is done for them but to note their duration in
+the journal. The journal is settled (told to measures and strategies) when it is full, when a call
+fails, and when somebody asks. A failure rate can only rise when a call fails, so nothing is
+decided late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from math import inf
+from threading import RLock
+from typing import Any, final
+
+from resilient.engine import clock, faults
+from resilient.engine.call import Call
+from resilient.engine.drivers import TurnedAsync
+from resilient.engine.isolation import isolated
+from resilient.engine.measures import Measures
+from resilient.engine.outcome import Outcome
+from resilient.engine.steps import Attempt, Proceed, Steps
+from resilient.engine.strategy import Accept, Strategy, Target
+from resilient.errors import CallRejected, CallTimeout, InvalidUse
+
+__all__ = ["JOURNAL_SIZE", "Lane", "Pipeline"]
+
+JOURNAL_SIZE = 256
+
+
+@final
+class Lane:
+    """Whether the fast lane is open: `epoch` is None while it is closed, and new at each opening.
+
+    A call that finds another epoch at its end than at its start has outlived a state change.
+    `due` is the time at which the journal must be settled for the sake of its times.
+    """
+
+    __slots__ = ("due", "epoch")
+
+    def __init__(self) -> None:
+        self.epoch: object | None = None
+        self.due = inf
+
+
+@final
+class Pipeline:
+    """Strategies around a function, outermost first, with their lane and their journal."""
+
+    __slots__ = (
+        "__weakref__",
+        "_absorbing",
+        "_changing",
+        "_chain",
+                "_late",
+        "_resolution",
+        "_settling",
+        "accept",
+        "give",
+        "judge",
+        "journal",
+        "lane",
+        "measures",
+        "name",
+        "strategies",
+        "take",
+    )
+
+    def __init__(
+        self,
+        strategies: Iterable[Strategy],
+        *,
+        name: str,
+        is_failure: Callable[[Exception], bool] | None = None,
+    ) -> None:
+        self.strategies = tuple(strategies)
+        if len({id(strategy) for strategy in self.strategies}) < len(self.strategies):
+            raise InvalidUse(f"{name}: one strategy twice in a pipeline counts each call twice")
+        self.name = name
+        self.measures = Measures.of(name)
+        self.judge = is_failure
+        self._changing = RLock()
+        self._settling = RLock()
+        self.lane = Lane()
+        self.journal: list[float] = []
+        self._chain = self._chained()
+        self._absorbing = tuple(
+            one for one in self.strategies if type(one).absorb is not Strategy.absorb
+        )
+        self._late = tuple(
+            one for one in self.strategies if type(one).came_late is not Strategy.came_late
+        )
+        resolutions = [one.resolution for one in self.strategies if one.resolution is not None]
+        self._resolution = min(resolutions, default=None)
+        self.take, self.give = self._permits()
+        self.accept = self._accepting()
+        for strategy in self.strategies:
+            strategy.joined(self)
+        self.measures.pipelines.add(self)
+        self.refresh()
+
+    def attached(self, target: Target) -> Pipeline:
+        """Return the pipeline to use for `target`: its own, as journals belong to one function."""
+        strategies = [strategy.attach(target) for strategy in self.strategies]
+        return Pipeline(strategies, name=self.name, is_failure=self.judge)
+
+    def _chained(self) -> Proceed:
+        proceed: Proceed = _attempt
+        for strategy in reversed(self.strategies):
+            proceed = partial(strategy.steps, proceed=proceed)
+        return proceed
+
+    def _permits(self) -> tuple[Callable[[], bool] | None, Callable[[], object] | None]:
+        pairs = [(one.take, one.give) for one in self.strategies if one.take is not None]
+        if not pairs:
+            return None, None
+        if len(pairs) == 1:
+            return pairs[0]
+        gives = [give_one or _keep for _, give_one in pairs]
+
+        def take() -> bool:
+            for taken, (take_one, _) in enumerate(pairs):
+                if take_one is not None and not take_one():
+                    for give_one in gives[:taken]:
+                        give_one()
+                    return False
+            return True
+
+        def give() -> None:
+            for give_one in gives:
+                give_one()
+
+        return take, give
+
+    def _accepting(self) -> Accept | None:
+        parts = [one.accept for one in self.strategies if one.accept is not None]
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        innermost_first = tuple(reversed(parts))
+
+        def accept(args: Any, kwargs: Any, value: Any, seconds: float) -> bool:
+            return all(part(args, kwargs, value, seconds) for part in innermost_first)
+
+        return accept
+
+    def __repr__(self) -> str:
+        inside = ", ".join(repr(strategy) for strategy in self.strategies)
+        return f"<Pipeline {self.name}: {inside}>"
+
+    # The fast lane
+
+    def refresh(self) -> None:
+        """Open the fast lane if every strategy is at rest, else close it."""
+        with self._changing:
+            at_rest = (
+                self.name not in faults.active
+                and not faults.passing.depth
+                and all(strategy.at_rest for strategy in self.strategies)
+            )
+            if not at_rest:
+                self.lane.epoch = None
+            elif self.lane.epoch is None:
+                self.lane.epoch = object()
+                self._renew_due(clock.now())
+
+    def settle(self) -> None:
+        """Tell measures and strategies of the successes in the journal."""
+        journal = self.journal
+        if not journal and self._resolution is None:
+            return
+        with self._settling:
+            size = len(journal)
+            durations = journal[:size]
+            del journal[:size]
+            now = clock.now()
+            when = min(now, self.lane.due)
+            self._renew_due(now)
+            if not size:
+                return
+            for strategy in self._absorbing:
+                strategy.absorb(durations, when)
+            self.measures.returned(durations)
+        for strategy in self._absorbing:
+            strategy.absorbed()
+
+    def _renew_due(self, now: float) -> None:
+        if self._resolution is not None:
+            self.lane.due = (now // self._resolution + 1) * self._resolution
+
+    # The slow lane
+
+    def steps(self, call: Call) -> Steps[Outcome]:
+        """Take `call` through all strategies, and count what it came to."""
+        try:
+            chain = _attempt if faults.passing.depth else self._chain
+            outcome = yield from chain(call)
+        except TurnedAsync:
+            raise
+        except BaseException:
+            self._count(call, "cancelled")
+            raise
+        if call.until_end is None or outcome.error is not None:
+            self._count(call, self._label(call, outcome))
+        return outcome
+
+    def stream_ended(self, call: Call, error: BaseException | None) -> None:
+        """Count a stream that had begun well, and tell strategies if it broke in the middle."""
+        for give_back in call.until_end or ():
+            give_back()
+        now = clock.now()
+        if error is not None and not isinstance(error, Exception):
+            self._count(call, "cancelled")
+            return
+        outcome = Outcome(None, error, call.started, now)
+        if error is not None:
+            for strategy in reversed(self.strategies):
+                strategy.stream_broke(call, outcome)
+        self._count(call, self._label(call, outcome))
+
+    def is_failure(self, error: Exception) -> bool:
+        """Whether `error` speaks against the dependency."""
+        if isinstance(error, CallRejected):
+            return False
+        if self.judge is not None and not isolated("failures", True, self.judge, error):
+            return False
+        return all(strategy.is_failure(error) for strategy in self.strategies)
+
+    def inside(self, strategy: Strategy) -> tuple[Strategy, ...]:
+        """Return the strategies further in than `strategy`."""
+        return self.strategies[self.strategies.index(strategy) + 1 :]
+
+    def came_late(self, call: Call, outcome: Outcome) -> None:
+        """Tell strategies what an abandoned call came to after all."""
+        for strategy in self._late:
+            strategy.came_late(call, outcome)
+
+    @property
+    def late(self) -> bool:
+        """Whether any strategy wants to know what abandoned calls come to."""
+        return bool(self._late)
+
+    def _label(self, call: Call, outcome: Outcome) -> str:
+        error = outcome.error
+        if call.served is not None and error is None:
+            return "degraded"
+        if error is None:
+            return "success"
+        if isinstance(error, CallTimeout):
+            return "timeout"
+        if isinstance(error, CallRejected):
+            return "rejected"
+        return "failure" if self.is_failure(error) else "success"
+
+    def _count(self, call: Call, label: str) -> None:
+        self.measures.ended(label, clock.now() - call.started, call.attempts, call.retries)
+
+
+def _keep() -> None:
+    """Give nothing back: a token of a rate limit is spent."""
+
+
+def _attempt(call: Call) -> Steps[Outcome]:
+    """Call the guarded function, unless the fast lane has done so already."""
+    call.attempts += 1
+    if call.resumed is not None:
+        outcome, call.resumed = call.resumed, None
+        return outcome
+    function = call.function
+    if faults.active and (fault := faults.active.get(call.name)) is not None:
+        function = partial(fault, function)
+    late = partial(call.pipeline.came_late, call) if call.workers and call.pipeline.late else None
+    outcome = yield Attempt(function, call.args, call.kwargs, call.limit, call.workers, late)
+    return outcome

@@ -1,0 +1,79 @@
+"""Checks of settings, made where a strategy is created: wrong ones never wait for the outage."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from resilient.errors import InvalidSetting
+
+__all__ = ["count", "error_types", "fraction", "function", "period", "seconds", "text"]
+
+
+def _number(parameter: str, value: object, expected: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidSetting(parameter, value, expected)
+    return value
+
+
+def seconds(parameter: str, value: object, *, above_zero: bool = False) -> float:
+    """Return `value` if it is a finite number of seconds, at least 0 or, if asked for, above 0."""
+    expected = f"a finite number of seconds, {'above 0' if above_zero else '0 or more'}"
+    number = _number(parameter, value, expected)
+    if number < 0 or (above_zero and number == 0):
+        raise InvalidSetting(parameter, value, expected)
+    return number
+
+
+def count(parameter: str, value: object, *, least: int = 1) -> int:
+    """Return `value` if it is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidSetting(parameter, value, f"a whole number, {least} or more")
+    return value
+
+
+def fraction(parameter: str, value: object) -> float:
+    """Return `value` if it is above 0 and at most 1."""
+    expected = "a number above 0 and at most 1"
+    number = _number(parameter, value, expected)
+    if not 0 < number <= 1:
+        raise InvalidSetting(parameter, value, expected)
+    return number
+
+
+def text(parameter: str, value: object) -> str:
+    """Return `value` if it is a string with something in it."""
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidSetting(parameter, value, "a string that is not empty")
+    return value
+
+
+_PERIOD = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def period(parameter: str, value: str) -> float:
+    """Return the seconds in a text such as "500ms", "10s", "5m" or "1h"."""
+    match = _PERIOD.fullmatch(value.strip())
+    if match is None or float(match[1]) == 0:
+        raise InvalidSetting(parameter, value, 'a length of time such as "500ms", "10s" or "5m"')
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def error_types(parameter: str, value: object) -> tuple[type[BaseException], ...]:
+    """Return `value`, an exception class or an iterable of them, as a tuple."""
+    given = (value,) if isinstance(value, type) else value
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes):
+        types = tuple(given)
+        if types and all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
+            return types
+    raise InvalidSetting(parameter, value, "an exception class or several of them")
+
+
+def function(parameter: str, value: object) -> Callable[..., Any]:
+    """Return `value` if it can be called."""
+    if not callable(value):
+        raise InvalidSetting(parameter, value, "something that can be called")
+    return value

@@ -1,0 +1,257 @@
+"""The bounded threads on which time-limited synchronous calls run.
+
+A thread cannot be stopped from outside. A call that is not back in time is therefore abandoned:
+its caller goes on, its worker is written off until the call ends, and when `max_abandoned` calls
+are in that state, further ones are rejected. Workers are daemons, so that the end of the process
+does not wait for them, and a forked child starts with none.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextvars import Context, copy_context
+from typing import Any, final
+
+from resilient.engine import clock
+from resilient.engine.isolation import isolated
+from resilient.engine.limits import Limit, ambient, tighter
+from resilient.engine.outcome import Outcome
+from resilient.errors import WorkersSaturated
+
+__all__ = ["Workers"]
+
+_IDLE_SECONDS = 30.0
+
+
+@final
+class _Job:
+    """One call on a worker: `done` is released when it has ended."""
+
+    __slots__ = (
+        "abandoned",
+        "args",
+        "context",
+        "done",
+        "ended",
+        "function",
+        "interruption",
+        "kwargs",
+        "late",
+        "outcome",
+    )
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        context: Context,
+        late: Callable[[Outcome], object] | None,
+    ) -> None:
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+        self.context = context
+        self.late = late
+        self.done = threading.Lock()
+        self.done.acquire()
+        self.outcome: Outcome | None = None
+        self.interruption: BaseException | None = None
+        self.ended = False
+        self.abandoned = False
+
+    def run(self) -> None:
+        started = clock.now()
+        try:
+            value = self.context.run(self.function, *self.args, **self.kwargs)
+        except Exception as error:
+            self.outcome = Outcome.failed(error, started)
+        except BaseException as interruption:
+            self.interruption = interruption
+        else:
+            self.outcome = Outcome(value, None, started, clock.now())
+
+
+@final
+class _Worker:
+    """A thread that runs one job after another."""
+
+    __slots__ = ("_go", "_job", "_pool")
+
+    def __init__(self, pool: Workers) -> None:
+        self._pool = pool
+        self._go = threading.Lock()
+        self._go.acquire()
+        self._job: _Job | None = None
+
+    def start(self) -> None:
+        threading.Thread(target=self._work, name="resilient-worker", daemon=True).start()
+
+    def take(self, job: _Job) -> None:
+        self._job = job
+        self._go.release()
+
+    def _work(self) -> None:
+        pool = self._pool
+        while self._go.acquire(timeout=_IDLE_SECONDS) or not pool._retire(self):
+            job, self._job = self._job, None
+            if job is None:
+                continue
+            job.run()
+            if not pool._finish(self, job):
+                return
+            del job
+
+
+@final
+class Workers:
+    """A pool of at most `max_workers` threads, grown as needed, plus those that are abandoned."""
+
+    def __init__(self, *, max_workers: int, max_abandoned: int) -> None:
+        self.max_workers = max_workers
+        self.max_abandoned = max_abandoned
+        self._forget_threads()
+        _pools.add(self)
+
+    def _forget_threads(self) -> None:
+        self.abandoned = 0
+        self._lock = threading.Lock()
+        self._idle: list[_Worker] = []
+        self._size = 0
+        self._queue: deque[threading.Lock] = deque()
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        limit: Limit,
+        late: Callable[[Outcome], object] | None = None,
+    ) -> Outcome:
+        """Run a call on a worker and return its outcome, or at its limit the timeout.
+
+        The time for which a call waits for a worker is not the call's own and does not count.
+        """
+        asked = clock.now()
+        try:
+            worker = self._idle.pop() if self.abandoned < self.max_abandoned else None
+        except IndexError:
+            worker = None
+        if worker is None:
+            worker = self._another_worker()
+            if worker is None:
+                return Outcome(None, WorkersSaturated(limit.name, self.abandoned), asked, clock.now())
+            limit = limit.postponed(clock.now() - asked)
+            if (outer := ambient.get()) is not None:
+                limit = tighter(outer, limit)
+        started = clock.now()
+        context = copy_context()
+        context.run(ambient.set, limit)
+        job = _Job(function, args, kwargs, context, late)
+        worker.take(job)
+        try:
+            in_time = clock.current.acquire(job.done, limit.expires - started)
+        except BaseException:
+            self._abandon(job)
+            raise
+        if not in_time and self._abandon(job):
+            return Outcome(None, limit.overrun(), started, clock.now())
+        if job.interruption is not None:
+            raise job.interruption
+        assert job.outcome is not None
+        return job.outcome
+
+    def _another_worker(self) -> _Worker | None:
+        """Return a worker, waiting for one if all are busy; None when the pool is saturated."""
+        while True:
+            with self._lock:
+                if self.abandoned >= self.max_abandoned:
+                    return None
+                if self._idle:
+                    return self._idle.pop()
+                if self._size < self.max_workers:
+                    self._size += 1
+                    break
+                turn = threading.Lock()
+                turn.acquire()
+                self._queue.append(turn)
+            self._wait_for(turn)
+        worker = _Worker(self)
+        try:
+            worker.start()
+        except RuntimeError:  # the platform has no thread to give
+            with self._lock:
+                self._size -= 1
+            return None
+        return worker
+
+    def _wait_for(self, turn: threading.Lock) -> None:
+        outer = ambient.get()
+        try:
+            clock.current.acquire(turn, None if outer is None else outer.expires - clock.now())
+        finally:
+            with self._lock:
+                if turn in self._queue:
+                    self._queue.remove(turn)
+                elif not turn.locked():
+                    # Woken and interrupted at once: the turn is somebody else's now.
+                    self._next_turn_locked()
+
+    def _finish(self, worker: _Worker, job: _Job) -> bool:
+        """Give the job back to its caller; return whether the worker is still needed."""
+        with self._lock:
+            job.ended = True
+            needed = True
+            if job.abandoned:
+                self.abandoned -= 1
+                needed = self._size < self.max_workers
+                self._size += needed
+            if needed:
+                self._idle.append(worker)
+            self._next_turn_locked()
+        job.done.release()
+        if job.abandoned and job.late is not None and job.outcome is not None:
+            isolated("late result", None, job.late, job.outcome)
+        return needed
+
+    def _abandon(self, job: _Job) -> bool:
+        """Write the job's worker off; return False if the job has ended after all."""
+        with self._lock:
+            if job.ended:
+                return False
+            job.abandoned = True
+            self.abandoned += 1
+            self._size -= 1
+            self._next_turn_locked()
+        return True
+
+    def _next_turn_locked(self) -> None:
+        saturated = self.abandoned >= self.max_abandoned
+        while self._queue:
+            self._queue.popleft().release()
+            if not saturated:
+                return
+
+    def _retire(self, worker: _Worker) -> bool:
+        """End a worker that has been idle for long; return False if it was just given a job."""
+        with self._lock:
+            if worker not in self._idle:
+                return False
+            self._idle.remove(worker)
+            self._size -= 1
+            return True
+
+
+_pools: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+
+def _forget_all_threads() -> None:
+    for pool in list(_pools):
+        pool._forget_threads()
+
+
+os.register_at_fork(after_in_child=_forget_all_threads)

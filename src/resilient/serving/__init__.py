@@ -1,0 +1,1 @@
+"""The pages that Prometheus and Kubernetes read."""

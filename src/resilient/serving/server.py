@@ -1,0 +1,131 @@
+"""`/metrics` and `/health/*` on a port of their own, from a daemon thread, for any process."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, final
+
+from prometheus_client import REGISTRY
+from prometheus_client.exposition import choose_encoder
+
+from resilient.engine import settings
+from resilient.errors import InvalidSetting
+from resilient.telemetry import health
+from resilient.telemetry.metrics import register_metrics
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+__all__ = ["Server", "serve"]
+
+_HEALTH = {
+    "/health/startup": health.startup,
+    "/health/ready": health.ready,
+    "/health/live": health.live,
+}
+
+
+@final
+class Server:
+    """The pages, for as long as it is not closed."""
+
+    def __init__(self, server: ThreadingHTTPServer) -> None:
+        self._server = server
+        self._thread = threading.Thread(
+            target=server.serve_forever,
+            kwargs={"poll_interval": 0.1},
+            name="resilient-serve",
+            daemon=True,
+        )
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self._server.server_address[1])
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def serve(
+    port: int = 9090, host: str = "127.0.0.1", *, registry: CollectorRegistry = REGISTRY
+) -> Server:
+    """Serve `/metrics`, `/health/startup`, `/health/ready` and `/health/live` on a thread.
+
+    Arguments:
+        port: The port, 0 for any that is free.
+        host: The address to listen on. Only this machine can ask unless you say otherwise, such
+            as "0.0.0.0" in a container.
+        registry: Where Prometheus's metrics come from; prometheus-client's default one.
+
+    Returns:
+        The server, with its `port` and `close()`.
+
+    Raises:
+        InvalidSetting: If the port is no port.
+        OSError: If the port is taken.
+
+    Example:
+        >>> import resilient
+        >>> server = resilient.serve(port=0)
+        >>> server.port > 0
+        True
+        >>> server.close()
+    """
+    settings.text("host", host)
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+        raise InvalidSetting("port", port, "a whole number from 0 to 65535")
+    register_metrics(registry)
+
+    class Pages(_Pages):
+        metrics = registry
+
+    server = ThreadingHTTPServer((host, port), Pages)
+    server.daemon_threads = True
+    return Server(server)
+
+
+class _Pages(BaseHTTPRequestHandler):
+    """Answers one request."""
+
+    metrics: CollectorRegistry
+    protocol_version = "HTTP/1.1"
+    timeout = 10
+
+    def do_GET(self) -> None:
+        """Answer one of the pages."""
+        path = self.path.split("?")[0]
+        try:
+            status, kind, body = self._page(path)
+        except Exception as error:
+            status, kind = 500, "text/plain; charset=utf-8"
+            body = f"{type(error).__name__}\n".encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def _page(self, path: str) -> tuple[int, str, bytes]:
+        if path == "/metrics":
+            encode, kind = choose_encoder(self.headers.get("Accept", ""))
+            return 200, kind, encode(self.metrics)
+        if path in _HEALTH:
+            report = _HEALTH[path]()
+            body = json.dumps(report.as_dict(), indent=2).encode()
+            return report.http_status, "application/health+json", body + b"\n"
+        pages = "\n".join(("/metrics", *_HEALTH))
+        return 404, "text/plain; charset=utf-8", f"{pages}\n".encode()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing: a probe every second is no event."""

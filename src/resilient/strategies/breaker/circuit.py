@@ -1,0 +1,393 @@
+"""The state of a circuit and its rules.
+
+Everything here is decided under one lock and calls nobody: no user code, no clock of its own, no
+thread. What changes is returned as a `Change`, for the caller to announce without the lock.
+
+Each admission carries the generation of the circuit. What was let in before a change of state
+decides nothing after it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from math import inf
+from threading import RLock
+from typing import Concatenate, ParamSpec, TypeVar, final
+
+from resilient.strategies.breaker.ramp import Ramp
+from resilient.strategies.breaker.window import Window
+
+__all__ = ["CLOSED", "HALF_OPEN", "OPEN", "Admission", "Change", "Circuit", "Refusal", "Rules"]
+
+CLOSED = "closed"
+OPEN = "open"
+HALF_OPEN = "half-open"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When a circuit opens and how it closes again; see `CircuitBreaker` for what each means."""
+
+    fail_max: int | None
+    failure_rate: float | None
+    slow_call_rate: float | None
+    slow_call_seconds: float
+    min_calls: int
+    reset_timeout: float
+    max_reset_timeout: float
+    probes: int
+    success_threshold: int
+    ramp: bool
+
+
+@final
+class Admission:
+    """The permission for one call, valid in one generation; of a probe, until its lease ends."""
+
+    __slots__ = ("expires", "generation", "is_probe", "is_ramp")
+
+    def __init__(
+        self,
+        generation: int,
+        *,
+        is_probe: bool = False,
+        is_ramp: bool = False,
+        expires: float = inf,
+    ) -> None:
+        self.generation = generation
+        self.is_probe = is_probe
+        self.is_ramp = is_ramp
+        self.expires = expires
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No permission now; seconds until there may be one."""
+
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of state, with what there is to say about it.
+
+    `reason` is what made it; `since_first_failure` the seconds since the first failure of the
+    outage; `period` the seconds for which the circuit is going to be open.
+    """
+
+    old: str
+    new: str
+    reason: str
+    since_first_failure: float | None = None
+    period: float | None = None
+    failures: int = 0
+    calls: int = 0
+
+
+def _locked(
+    method: Callable[Concatenate[Circuit, P], R],
+) -> Callable[Concatenate[Circuit, P], tuple[R, list[Change]]]:
+    """Run `method` under the circuit's lock and return the changes that it made as well."""
+
+    @wraps(method)
+    def locked(self: Circuit, /, *args: P.args, **kwargs: P.kwargs) -> tuple[R, list[Change]]:
+        with self._lock:
+            result = method(self, *args, **kwargs)
+            changes, self._changes = self._changes, []
+            return result, changes
+
+    return locked
+
+
+@final
+class Circuit:
+    """One circuit. Every method that may change it returns its result and the changes."""
+
+    def __init__(self, rules: Rules, window: Window) -> None:
+        self.rules = rules
+        self._lock = RLock()
+        self._window = window
+        self._changes: list[Change] = []
+        self.state = CLOSED
+        self.generation = 0
+        self.since = -inf
+        self.opened = -inf
+        self.until = -inf
+        self.forced = False
+        self.consecutive = 0
+        self.successes = 0
+        self.usual_seconds: float | None = None
+        self.first_failure: float | None = None
+        self.ramp: Ramp | None = None
+        self._leases: set[Admission] = set()
+        self._reopened = 0
+        self._seen = 0
+        # (calls seen before, time) of the failures that the next trip may be made of.
+        self._onset: deque[tuple[int, float]] = deque(maxlen=1000)
+
+    # Letting in
+
+    @_locked
+    def admit(self, now: float, lease: float) -> Admission | Refusal:
+        """Return the permission for a call, or the refusal; `lease` is how long a probe may take."""
+        self._pass_time_locked(now)
+        if self.state == CLOSED:
+            return Admission(self.generation)
+        if self.state == OPEN:
+            return Refusal(self.until - now)
+        if self.ramp is not None:
+            if self.ramp.admits():
+                return Admission(self.generation, is_ramp=True)
+            return Refusal(self.ramp.next_tick(now))
+        if len(self._leases) >= self.rules.probes:
+            return Refusal(max(0.0, min(one.expires for one in self._leases) - now))
+        probe = Admission(self.generation, is_probe=True, expires=now + lease)
+        self._leases.add(probe)
+        return probe
+
+    def admitted_at(self, started: float) -> Admission | None:
+        """Return the permission of a call that the fast lane let in, if that still counts."""
+        with self._lock:
+            if self.state == CLOSED and started >= self.since:
+                return Admission(self.generation)
+            return None
+
+    def withdraw(self, admission: Admission) -> None:
+        """Take a permission back from a call that says nothing: cancelled, excluded, rejected."""
+        with self._lock:
+            self._leases.discard(admission)
+
+    # Taking note
+
+    def absorb(self, durations: list[float], when: float) -> None:
+        """Count successes that the fast lane has let in."""
+        count = len(durations)
+        with self._lock:
+            if self.state == CLOSED:
+                self._seen += count
+                self.consecutive = 0
+                self._window.add_successes(count, when)
+                self._learn_usual_locked(sum(durations) / count, count)
+
+    @_locked
+    def record(
+        self,
+        admission: Admission,
+        now: float,
+        seconds: float,
+        *,
+        failed: bool,
+        in_a_row: int = 0,
+    ) -> None:
+        """Count what a call came to, and decide; `in_a_row` are failures that others know of."""
+        if admission.generation != self.generation:
+            return
+        self._pass_time_locked(now)
+        if admission.generation != self.generation:
+            return
+        slow = seconds >= self.rules.slow_call_seconds
+        if admission.is_ramp and self.ramp is not None:
+            self.ramp.record(good=not failed and not slow and not self._is_unusual(seconds))
+            self._follow_ramp_locked(now)
+        elif admission.is_probe:
+            self._leases.discard(admission)
+            self._probed_locked(now, good=not failed and not slow)
+        else:
+            if in_a_row:
+                self.consecutive = max(self.consecutive, in_a_row - 1)
+            self._count_locked(now, seconds, failed=failed, slow=slow)
+
+    @_locked
+    def probed(self, now: float, *, good: bool) -> None:
+        """Take note of a health check that was made in the background."""
+        self._pass_time_locked(now)
+        if self.forced or self.state == CLOSED:
+            return
+        if self.ramp is not None:
+            self.ramp.probed(good=good)
+            self._follow_ramp_locked(now)
+        elif good:
+            if self.state == OPEN:
+                self._half_open_locked(now, "probe_succeeded")
+            self._probed_locked(now, good=True)
+        elif self.state == HALF_OPEN:
+            self._probed_locked(now, good=False)
+
+    def _count_locked(self, now: float, seconds: float, *, failed: bool, slow: bool) -> None:
+        self._window.add(now, failed=failed, slow=slow)
+        if failed or slow:
+            self._onset.append((self._seen, now))
+        self._seen += 1
+        if failed:
+            self.consecutive += 1
+        else:
+            self.consecutive = 0
+            self._learn_usual_locked(seconds, 1)
+        if not self.forced and (reason := self._trips_locked(failed=failed, slow=slow)):
+            self.first_failure = self._first_failure_locked(now)
+            self._open_locked(now, reason)
+
+    def _trips_locked(self, *, failed: bool, slow: bool) -> str | None:
+        rules, window = self.rules, self._window
+        if failed and rules.fail_max is not None and self.consecutive >= rules.fail_max:
+            return "consecutive_failures"
+        if window.calls < rules.min_calls:
+            return None
+        if failed and rules.failure_rate is not None:
+            if window.failures >= rules.failure_rate * window.calls:
+                return "failure_rate"
+        if slow and rules.slow_call_rate is not None:
+            if window.slow >= rules.slow_call_rate * window.calls:
+                return "slow_call_rate"
+        return None
+
+    def _first_failure_locked(self, now: float) -> float:
+        """Return when the run of failures began that has opened the circuit.
+
+        That is the first failure since which at least half as many calls failed as it takes:
+        older ones were stray.
+        """
+        rules = self.rules
+        least = 0.5 * min(rules.failure_rate or 1.0, rules.slow_call_rate or 1.0)
+        failures = len(self._onset)
+        for index, (before, time) in enumerate(self._onset):
+            if failures - index >= least * (self._seen - before):
+                return time
+        return now
+
+    def _learn_usual_locked(self, seconds: float, count: int) -> None:
+        if self.usual_seconds is None:
+            self.usual_seconds = seconds
+        else:
+            self.usual_seconds += (seconds - self.usual_seconds) * min(1.0, count / 100)
+
+    def _is_unusual(self, seconds: float) -> bool:
+        usual = self.usual_seconds
+        return usual is not None and seconds > max(3 * usual, usual + 0.05)
+
+    def _probed_locked(self, now: float, *, good: bool) -> None:
+        if not good:
+            self._reopen_locked(now, "probe_failed")
+            return
+        self.successes += 1
+        if self.successes >= self.rules.success_threshold:
+            if self.rules.ramp:
+                self.generation += 1
+                self._leases.clear()
+                self.ramp = Ramp(now)
+            else:
+                self._close_locked(now, "probe_succeeded")
+
+    def _follow_ramp_locked(self, now: float) -> None:
+        verdict = self.ramp.verdict(now) if self.ramp is not None else None
+        if verdict is True:
+            self._close_locked(now, "ramp_completed")
+        elif verdict is False:
+            self._reopen_locked(now, "ramp_failed")
+
+    # Changing
+
+    def _pass_time_locked(self, now: float) -> None:
+        if self.state == OPEN and now >= self.until:
+            self._half_open_locked(now, "reset_timeout")
+        elif self.state == HALF_OPEN:
+            if any(now >= lease.expires for lease in self._leases):
+                self._reopen_locked(now, "probe_expired")
+            else:
+                self._follow_ramp_locked(now)
+
+    def _period_locked(self) -> float:
+        rules = self.rules
+        if self._reopened == 0 or rules.max_reset_timeout <= rules.reset_timeout:
+            return rules.reset_timeout
+        grown: float = rules.reset_timeout * 2.0 ** min(self._reopened, 60)
+        # Jitter below the bound, so that it is there at the bound as well.
+        return min(rules.max_reset_timeout, grown) * random.uniform(0.8, 1.0)
+
+    def _reopen_locked(self, now: float, reason: str) -> None:
+        self._reopened += 1
+        self._open_locked(now, reason)
+
+    def _open_locked(self, now: float, reason: str) -> None:
+        period = self._period_locked()
+        if self.first_failure is None:
+            self.first_failure = now
+        failures, calls = self._window.failures, self._window.calls
+        if reason == "consecutive_failures":
+            failures = calls = self.consecutive
+        change = Change(
+            self.state, OPEN, reason, now - self.first_failure, period, failures, calls
+        )
+        self._enter_locked(OPEN, now, change)
+        self.opened = now
+        self.until = now + period
+
+    def _half_open_locked(self, now: float, reason: str) -> None:
+        self._enter_locked(HALF_OPEN, now, Change(self.state, HALF_OPEN, reason))
+
+    def _close_locked(self, now: float, reason: str) -> None:
+        first, self.first_failure = self.first_failure, None
+        since = None if first is None else now - first
+        self._reopened = 0
+        self.consecutive = 0
+        self._onset.clear()
+        self._window.clear()
+        self._enter_locked(CLOSED, now, Change(self.state, CLOSED, reason, since))
+
+    def _enter_locked(self, state: str, now: float, change: Change) -> None:
+        self.state = state
+        self.since = now
+        self.generation += 1
+        self.successes = 0
+        self.ramp = None
+        self._leases.clear()
+        self._changes.append(change)
+
+    # From outside
+
+    @_locked
+    def look(self, now: float) -> str:
+        """Return the state at `now`, which may have changed by the passing of time."""
+        self._pass_time_locked(now)
+        self._window.advance(now)
+        return self.state
+
+    @_locked
+    def open(self, now: float, *, forced: bool = False, period: float | None = None) -> None:
+        """Open, as after a failure; for ever if `forced`, else for `period` or as by the rules."""
+        self._open_locked(now, "forced" if forced else "opened")
+        self.forced = forced
+        if forced:
+            self.until = inf
+        elif period is not None:
+            self.until = now + period
+
+    @_locked
+    def half_open(self, now: float) -> None:
+        """Let probes through now."""
+        self.forced = False
+        if self.state != HALF_OPEN or self.ramp is not None:
+            self._half_open_locked(now, "half_opened")
+
+    @_locked
+    def close(self, now: float, *, forced: bool = False) -> None:
+        """Close and forget what was; whatever fails, for ever if `forced`."""
+        self.forced = forced
+        if self.state != CLOSED:
+            self._close_locked(now, "forced" if forced else "closed")
+        else:
+            self.consecutive = 0
+            self._window.clear()
+            self._onset.clear()
+
+    @property
+    def window(self) -> Window:
+        """The counts; up to date after `look`."""
+        return self._window

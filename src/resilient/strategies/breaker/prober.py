@@ -1,0 +1,86 @@
+"""Health checks in the background while a circuit is not closed.
+
+They notice the return of a dependency within about a second, not when its next period ends, and
+without a caller that has to try it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import weakref
+from collections.abc import Callable
+from typing import Any, final
+
+from resilient.engine import clock
+from resilient.engine.drivers import drive
+from resilient.engine.limits import Limit
+from resilient.engine.outcome import Outcome
+from resilient.engine.steps import Invoke, Steps
+from resilient.engine.workers import Workers
+
+__all__ = ["Prober"]
+
+#: How many probes may hang at once before no further one is made.
+MOST_HUNG = 3
+
+
+@final
+class Prober:
+    """Calls `probe` every so many seconds until it is told to stop."""
+
+    def __init__(
+        self, probe: Callable[[], Any], every: float, limit: float, report: Callable[[bool], None]
+    ) -> None:
+        self._probe = probe
+        self._every = every
+        self._seconds = limit
+        # Kept weakly: a breaker that nobody uses any more is not kept for the sake of its probes.
+        self._report = weakref.WeakMethod(report)
+        self._workers = Workers(max_workers=MOST_HUNG, max_abandoned=MOST_HUNG)
+        self._timer: clock.Timer | None = None
+        self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
+
+    def start(self) -> None:
+        """Begin to probe; harmless if it has begun."""
+        try:
+            self._loop = weakref.ref(asyncio.get_running_loop())
+        except RuntimeError:
+            pass
+        if self._timer is None:
+            self._schedule()
+
+    def stop(self) -> None:
+        """Stop probing."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def _schedule(self) -> None:
+        self._timer = clock.current.later(self._every, self._due)
+
+    def _due(self) -> None:
+        if not clock.current.background(self._run):
+            self._schedule()
+
+    def _run(self) -> None:
+        if self._timer is None:
+            return
+        outcome = drive(self._steps())
+        report = self._report()
+        if report is None:
+            return
+        report(outcome.ok and outcome.value is not False)
+        if self._timer is not None:
+            self._schedule()
+
+    def _steps(self) -> Steps[Outcome]:
+        limit = Limit(clock.now() + self._seconds, self._seconds, "probe", self)
+        return (yield Invoke(self._call, limit=limit, workers=self._workers))
+
+    def _call(self) -> Any:
+        result = self._probe()
+        if not inspect.iscoroutine(result):
+            return result
+        loop = None if self._loop is None else self._loop()
+        return clock.current.run_coroutine(result, loop, self._seconds)

@@ -1,0 +1,79 @@
+"""The state of a circuit in one of pybreaker's storages, shared with other breakers on it.
+
+A storage is somebody else's code, and may be far away: it is asked before each call, as pybreaker
+does, never under a lock, and one that fails leaves the circuit to decide by itself.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, final
+
+import pybreaker
+
+from resilient.engine.isolation import isolated
+from resilient.strategies.breaker.circuit import CLOSED, HALF_OPEN, OPEN, Change, Circuit
+
+__all__ = ["SharedState"]
+
+
+@final
+class SharedState:
+    """Takes changes from a storage to a circuit, and from the circuit to the storage."""
+
+    def __init__(self, storage: pybreaker.CircuitBreakerStorage) -> None:
+        self.storage = storage
+        self._known: str | None = None
+
+    def pull(self, circuit: Circuit, now: float) -> list[Change]:
+        """Follow a change that another breaker has made, and return it."""
+        state = isolated("breaker storage", None, lambda: self.storage.state)
+        known, self._known = self._known, state
+        if state is None or state in (circuit.state, known):
+            return []
+        if state == OPEN:
+            return circuit.open(now, period=self._left_open(circuit))[1]
+        if state == HALF_OPEN:
+            return circuit.half_open(now)[1]
+        return circuit.close(now)[1] if state == CLOSED else []
+
+    def _left_open(self, circuit: Circuit) -> float:
+        # The one place where a wall clock counts: it is what the breakers have in common.
+        opened_at = isolated("breaker storage", None, lambda: self.storage.opened_at)
+        period = circuit.rules.reset_timeout
+        if opened_at is None:
+            return period
+        passed = (datetime.now(UTC) - opened_at).total_seconds()
+        return min(period, max(0.0, period - passed))
+
+    def push(self, change: Change) -> None:
+        """Tell the storage of a change of the circuit."""
+        self._known = change.new
+        isolated("breaker storage", None, self._write, change)
+
+    def _write(self, change: Change) -> None:
+        if change.new == OPEN:
+            self.storage.opened_at = datetime.now(UTC)
+            self.storage.reset_success_counter()
+        elif change.new == CLOSED:
+            self.storage.reset_counter()
+        self.storage.reset_success_counter()
+        self.storage.state = change.new
+
+    def failed(self) -> int:
+        """Count a failure and return the failures in a row, over all breakers."""
+        return isolated("breaker storage", 0, self._failed)
+
+    def _failed(self) -> int:
+        self.storage.increment_counter()
+        return self.storage.counter
+
+    def succeeded(self, state: str) -> None:
+        """Count a success."""
+        isolated("breaker storage", None, self.storage.reset_counter)
+        if state == HALF_OPEN:
+            isolated("breaker storage", None, self.storage.increment_success_counter)
+
+    def counter(self, name: str) -> Any:
+        """Return a counter of the storage, or 0 if it does not answer."""
+        return isolated("breaker storage", 0, getattr, self.storage, name)

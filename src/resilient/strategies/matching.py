@@ -1,0 +1,56 @@
+"""Which errors are meant: types, a predicate, or tenacity's retry objects."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from resilient.engine import settings
+from resilient.errors import InvalidSetting
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+    from tenacity.retry import retry_base
+
+__all__ = ["Matches", "error_matcher", "matcher"]
+
+#: What says which errors are meant.
+Matches: TypeAlias = (
+    type[BaseException] | Iterable[type[BaseException]] | Callable[[BaseException], bool]
+)
+#: Called with the error, and with what makes tenacity's view of the call if that is needed.
+Matcher: TypeAlias = "Callable[[Exception, Callable[[], RetryCallState]], bool]"
+
+
+def matcher(parameter: str, on: Matches | retry_base) -> Matcher:
+    """Return a function that tells whether an error is one of `on`."""
+    tenacity = sys.modules.get("tenacity")
+    if tenacity is not None and isinstance(on, tenacity.retry_base):
+        decide: Any = on
+        return lambda _error, state: bool(decide(state()))
+    matches = error_matcher(parameter, on)  # type: ignore[arg-type]
+    return lambda error, _state: matches(error)
+
+
+def error_matcher(parameter: str, on: Matches) -> Callable[[Exception], bool]:
+    """Return a function that tells whether an error, or all leaves of a group, is one of `on`."""
+    if callable(on) and not isinstance(on, type):
+        single: Callable[[BaseException], bool] = on
+    else:
+        try:
+            types = settings.error_types(parameter, on)
+        except InvalidSetting:
+            raise InvalidSetting(
+                parameter, on, "exception types, a predicate on the exception, or retry objects"
+            ) from None
+
+        def single(error: BaseException) -> bool:
+            return isinstance(error, types)
+
+    def matches(error: BaseException) -> bool:
+        if single(error):
+            return True
+        return isinstance(error, BaseExceptionGroup) and all(map(matches, error.exceptions))
+
+    return matches

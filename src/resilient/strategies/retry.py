@@ -1,0 +1,340 @@
+"""Trying again, without making an outage worse."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from itertools import count
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Final, final
+
+from resilient.engine import clock, settings, signals
+from resilient.engine.call import Call
+from resilient.engine.isolation import isolated
+from resilient.engine.outcome import Outcome
+from resilient.engine.steps import Proceed, Sleep, Steps
+from resilient.engine.strategy import Accept, Strategy, Target
+from resilient.errors import CallRejected, DeadlineExceeded, InvalidSetting, InvalidUse
+from resilient.strategies.matching import Matches, matcher
+from resilient.strategies.retry_after import asked_to_wait
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+    from tenacity.retry import retry_base
+
+__all__ = ["OWN_BUDGET", "Retry", "RetryBudget", "retry"]
+
+
+@final
+class RetryBudget:
+    """How many retries a dependency can bear: a bucket that only successes fill.
+
+    Nothing is put in with time, so in an outage it runs dry and stays dry, in every process of a
+    fleet. With the defaults the load on a failing dependency is at most 1.1 times that of its
+    callers, and 10 calls.
+
+    Arguments:
+        size: The retries that the bucket holds, and begins with; 1 or more.
+        per_success: What each success puts in, in retries; above 0 and at most 1.
+
+    Where the rule comes from: retry throttling in gRPC (proposal A6).
+    """
+
+    __slots__ = ("_left", "_lock", "per_success", "size")
+
+    def __init__(self, size: int = 10, per_success: float = 0.1) -> None:
+        self.size = settings.count("size", size)
+        self.per_success = settings.fraction("per_success", per_success)
+        self._lock = RLock()
+        self._left = float(size)
+
+    def __repr__(self) -> str:
+        return f"RetryBudget({self.size}, {self.per_success:g})"
+
+    @property
+    def left(self) -> float:
+        """The retries that are left."""
+        return self._left
+
+    def put(self, successes: int = 1) -> None:
+        """Put in what `successes` are worth."""
+        with self._lock:
+            # Rounded, for ten tenths are to be one.
+            filled = round(self._left + successes * self.per_success, 6)
+            self._left = min(float(self.size), filled)
+
+    def take(self) -> bool:
+        """Take one retry out; return False if there is none."""
+        with self._lock:
+            if self._left < 1:
+                return False
+            self._left -= 1
+            return True
+
+
+#: Stands for a budget that is made for one `Retry`.
+OWN_BUDGET: Final = object()
+
+
+class Retry(Strategy):
+    """Further attempts at a call that failed in a way that may pass.
+
+    Arguments:
+        on: What is tried again: exception types, a predicate on the exception, or tenacity's
+            retry objects. Needed, unless a `Dependency` says what its failures are. An exception
+            group is tried again if all of its leaves are.
+        on_result: A predicate on returned values: True for one that is tried again.
+        attempts: The most attempts, the first included; 1 or more.
+        stop: tenacity's stop objects, instead of `attempts`.
+        wait: tenacity's wait objects, instead of the following two.
+        wait_initial: Seconds below which the first pause lies; doubled for each further one.
+        wait_max: Seconds below which every pause lies. Pauses are drawn evenly from 0 up to
+            their bound ("full jitter"), also when the bound has reached `wait_max`.
+        budget: The `RetryBudget` to share with others; one of its own unless given; None for no
+            budget at all.
+        max_retry_after: The most seconds for which a `Retry-After` of the callee is honoured.
+        before_sleep: A function of tenacity's `RetryCallState`, called before each pause.
+        after: A function of tenacity's `RetryCallState`, called after each failed attempt.
+
+    The last error is raised as it was, with a note that says how many attempts there were, how
+    long they took, and why there was no further one: attempts, budget, deadline, circuit, or not
+    retryable. A rejection by a strategy further in is not tried again, and no pause reaches
+    beyond the time that the call has.
+
+    Raises:
+        InvalidSetting: If an argument is outside of its range.
+        InvalidUse: When decorating, if nothing says what is tried again.
+
+    Example:
+        >>> from resilient import retry
+        >>> answers = iter([ConnectionError("reset"), "answer"])
+        >>> @retry(on=ConnectionError, wait_initial=0)
+        ... def fetch() -> str:
+        ...     answer = next(answers)
+        ...     if isinstance(answer, Exception):
+        ...         raise answer
+        ...     return answer
+        >>> fetch()
+        'answer'
+
+    Where the rules come from: "Exponential Backoff And Jitter" (AWS) for the pauses, gRPC's
+    retry throttling for the budget, RFC 9110 for `Retry-After`, tenacity for the vocabulary.
+    """
+
+    no_block = (
+        "a block cannot be repeated: use `for attempt in retrying(...): with attempt: ...`, "
+        "or decorate a function"
+    )
+
+    def __init__(
+        self,
+        on: Matches | retry_base | None = None,
+        *,
+        on_result: Callable[[Any], bool] | None = None,
+        attempts: int | None = None,
+        stop: Callable[[RetryCallState], bool] | None = None,
+        wait: Callable[[RetryCallState], float] | None = None,
+        wait_initial: float = 0.1,
+        wait_max: float = 5.0,
+        budget: RetryBudget | None | object = OWN_BUDGET,
+        max_retry_after: float = 30.0,
+        before_sleep: Callable[[RetryCallState], object] | None = None,
+        after: Callable[[RetryCallState], object] | None = None,
+    ) -> None:
+        super().__init__()
+        if attempts is not None and stop is not None:
+            raise InvalidSetting("stop", stop, "left out where attempts is given: they say the same")
+        self.on = on
+        self._matches = None if on is None else matcher("on", on)
+        self.on_result = None if on_result is None else settings.function("on_result", on_result)
+        self.attempts = settings.count("attempts", 3 if attempts is None else attempts)
+        self.stop = None if stop is None else settings.function("stop", stop)
+        self.wait = None if wait is None else settings.function("wait", wait)
+        self.wait_initial = settings.seconds("wait_initial", wait_initial)
+        self.wait_max = settings.seconds("wait_max", wait_max)
+        self.max_retry_after = settings.seconds("max_retry_after", max_retry_after)
+        self.before_sleep = before_sleep
+        self.after = after
+        if budget is OWN_BUDGET:
+            budget = RetryBudget()
+        if budget is not None and not isinstance(budget, RetryBudget):
+            raise InvalidSetting("budget", budget, "a RetryBudget, or None for no budget")
+        self.budget: RetryBudget | None = budget
+
+    def __repr__(self) -> str:
+        stop = f"attempts={self.attempts}" if self.stop is None else "stop=..."
+        return f"Retry({stop}, budget={self.budget!r})"
+
+    def attach(self, target: Target) -> Retry:
+        """Check that it is known what to try again."""
+        if self._matches is None and self.on_result is None:
+            raise InvalidUse(
+                f"{target.name}: retry(on=...) says which errors are tried again, for example "
+                "retry(on=(ConnectionError, TimeoutError)); it has no default, as retrying "
+                "everything repeats what cannot succeed"
+            )
+        return self
+
+    def retrying_on(self, matches: Callable[[Exception], bool]) -> Retry:
+        """Take `matches` for what is tried again, if nothing else has been said."""
+        if self._matches is None and self.on_result is None:
+            self._matches = lambda error, _state: matches(error)
+        return self
+
+    # The fast lane
+
+    @property
+    def accept(self) -> Accept | None:
+        """Look at returned values, if some of them are to be tried again."""
+        if self.on_result is None:
+            return None
+        return lambda _args, _kwargs, value, _seconds: not self._dislikes(value)
+
+    def absorb(self, durations: list[float], when: float) -> None:
+        """Put the successes of the fast lane into the budget."""
+        if self.budget is not None:
+            self.budget.put(len(durations))
+
+    # The slow lane
+
+    def steps(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
+        """Try until it succeeds, or there is a reason not to."""
+        failed: Outcome | None = None
+        history = _History(self, call)
+        for attempt in count(1):
+            outcome = yield from proceed(call)
+            if outcome.error is None and not self._dislikes(outcome.value):
+                if self.budget is not None:
+                    self.budget.put()
+                return outcome
+            if failed is not None and isinstance(outcome.error, CallRejected | DeadlineExceeded):
+                return _stopped(failed, call, attempt - 1, "circuit")
+            failed = outcome
+            history.note(attempt, outcome)
+            reason, pause = self._pause_after(attempt, outcome, call, history)
+            if reason is not None:
+                return _stopped(outcome, call, attempt, reason)
+            call.retries += 1
+            signals.emit(
+                "resilient.retry_scheduled",
+                dependency=call.name,
+                attempt=attempt,
+                wait_seconds=round(pause, 4),
+                error=None if outcome.error is None else type(outcome.error).__name__,
+            )
+            yield Sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _dislikes(self, value: Any) -> bool:
+        return self.on_result is not None and bool(
+            isolated("retry on_result", False, self.on_result, value)
+        )
+
+    def _pause_after(
+        self, attempt: int, outcome: Outcome, call: Call, history: _History
+    ) -> tuple[str | None, float]:
+        """Return why there is no further attempt, or None and the seconds until it."""
+        error = outcome.error
+        if isinstance(error, CallRejected | DeadlineExceeded):
+            return "rejected", 0.0
+        if error is not None and not (
+            self._matches is not None
+            and isolated("retry on", False, self._matches, error, history.state)
+        ):
+            return "not retryable", 0.0
+        if self.after is not None:
+            isolated("retry after", None, self.after, history.state())
+        pause = self._pause(attempt, history)
+        if error is not None:
+            asked = isolated("retry_after", None, asked_to_wait, error)
+            if asked is not None:
+                pause = max(pause, min(asked, self.max_retry_after))
+        if self._is_enough(attempt, pause, history):
+            return "attempts", 0.0
+        if any(strategy.refuses for strategy in call.pipeline.inside(self)):
+            return "circuit", 0.0
+        if call.limit is not None and clock.now() + pause >= call.limit.expires:
+            return "deadline", 0.0
+        if self.budget is not None:
+            self.settle()
+            if not self.budget.take():
+                return "budget", 0.0
+        if self.before_sleep is not None:
+            isolated("retry before_sleep", None, self.before_sleep, history.sleeping(pause))
+        return None, pause
+
+    def _pause(self, attempt: int, history: _History) -> float:
+        if self.wait is not None:
+            pause = isolated("retry wait", None, self.wait, history.state())
+            if isinstance(pause, int | float):
+                return max(0.0, float(pause))
+        bound: float = min(self.wait_max, self.wait_initial * 2.0 ** min(attempt - 1, 60))
+        return random.uniform(0.0, bound)
+
+    def _is_enough(self, attempt: int, pause: float, history: _History) -> bool:
+        if self.stop is None:
+            return attempt >= self.attempts
+        state = history.state()
+        state.upcoming_sleep = pause
+        return bool(isolated("retry stop", True, self.stop, state))
+
+
+def _stopped(outcome: Outcome, call: Call, attempts: int, reason: str) -> Outcome:
+    """Say in a note on the error why there was no further attempt."""
+    error = outcome.error
+    if error is not None:
+        begin = f"resilient: {call.name}: "
+        seconds = clock.now() - call.started
+        plural = "" if attempts == 1 else "s"
+        note = f"{begin}{attempts} attempt{plural} in {seconds:.3f} s, stopped by: {reason}"
+        # An error object that is raised over and over must not collect a note each time.
+        earlier = [one for one in getattr(error, "__notes__", ()) if not one.startswith(begin)]
+        error.__notes__ = [*earlier, note]
+    return outcome
+
+
+@final
+class _History:
+    """What tenacity's objects want to know about a call; made only if there are such objects."""
+
+    __slots__ = ("_attempt", "_call", "_outcome", "_retry", "_state")
+
+    def __init__(self, retry: Retry, call: Call) -> None:
+        self._retry = retry
+        self._call = call
+        self._state: RetryCallState | None = None
+        self._attempt = 0
+        self._outcome: Outcome | None = None
+
+    def note(self, attempt: int, outcome: Outcome) -> None:
+        self._attempt = attempt
+        self._outcome = outcome
+
+    def state(self) -> RetryCallState:
+        from tenacity import Future, RetryCallState
+
+        call, outcome, state = self._call, self._outcome, self._state
+        if state is None:
+            state = self._state = RetryCallState(self._retry, call.function, (), {})  # type: ignore[arg-type]
+            state.start_time = call.started
+        if outcome is not None and (state.outcome is None or state.attempt_number != self._attempt):
+            state.attempt_number = self._attempt
+            state.outcome = Future.construct(
+                self._attempt,
+                outcome.value if outcome.error is None else outcome.error,
+                outcome.error is not None,
+            )
+            state.outcome_timestamp = outcome.ended
+        return state
+
+    def sleeping(self, pause: float) -> RetryCallState:
+        from tenacity import RetryAction
+
+        state = self.state()
+        state.next_action = RetryAction(pause)
+        state.upcoming_sleep = pause
+        state.idle_for += pause
+        return state
+
+
+retry = Retry

@@ -1,0 +1,62 @@
+"""What a callee says about when to come back: `Retry-After`, wherever libraries put it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+__all__ = ["asked_to_wait", "parsed"]
+
+
+def asked_to_wait(error: BaseException) -> float | None:
+    """Return the seconds for which `error` asks us to wait, or None if it does not say.
+
+    Looked at, in this order: an attribute `retry_after` of the error, the headers of the error
+    and those of its `response`, and the error as a mapping (or its `args[0]`, if that is one).
+    """
+    found = getattr(error, "retry_after", None)
+    if found is not None:
+        return parsed(found)
+    response = getattr(error, "response", None)
+    first = error.args[0] if error.args else None
+    for place in (getattr(error, "headers", None), getattr(response, "headers", None), error, first):
+        found = _header(place)
+        if found is not None:
+            return parsed(found)
+    return None
+
+
+def _header(place: Any) -> Any:
+    if isinstance(place, Mapping) or (hasattr(place, "get") and hasattr(place, "keys")):
+        for name in ("Retry-After", "retry-after", "retry_after"):
+            found = place.get(name)
+            if found is not None:
+                return found
+    return None
+
+
+def parsed(value: object) -> float | None:
+    """Return the seconds in a `Retry-After`: a number, or a date of HTTP; None if it is neither.
+
+    A date is the one thing here that needs the wall clock, as it is on that of the callee.
+    """
+    if hasattr(value, "total_seconds"):
+        value = value.total_seconds()
+    if isinstance(value, bytes):
+        value = value.decode("latin-1")
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            try:
+                value = parsedate_to_datetime(str(value)).timestamp() - time.time()
+            except (ValueError, TypeError, OverflowError):
+                return None
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return max(0.0, float(value))

@@ -1,0 +1,163 @@
+"""Retries around a block rather than a function: ``for attempt in retrying(...)``."""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterator
+from threading import RLock
+from types import TracebackType
+from typing import Any, final
+
+from resilient.engine import clock
+from resilient.engine.blocks import opening, until_attempt
+from resilient.engine.call import Call
+from resilient.engine.drivers import drive, drive_async
+from resilient.engine.measures import Measures
+from resilient.engine.outcome import Outcome
+from resilient.engine.pipeline import Pipeline
+from resilient.engine.steps import Step, Steps
+from resilient.engine.strategy import Target
+from resilient.errors import InvalidUse
+from resilient.strategies.retry import OWN_BUDGET, Retry, RetryBudget
+
+__all__ = ["AttemptBlock", "Retrying", "retrying"]
+
+
+@final
+class AttemptBlock:
+    """One attempt: a ``with`` block whose error is swallowed if there is going to be another."""
+
+    def __init__(self, loop: _Loop, number: int) -> None:
+        self._loop = loop
+        #: Which attempt this is, from 1 on.
+        self.number = number
+        self._started = clock.now()
+
+    def __enter__(self) -> AttemptBlock:
+        self._started = clock.now()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        return self._loop.attempted(error, self._started)
+
+
+@final
+class _Loop:
+    """One use of a `Retrying`: its steps, as far as they have come."""
+
+    def __init__(self, pipeline: Pipeline, *, is_async: bool) -> None:
+        self._call = Call(pipeline, _nothing, (), {}, is_async=is_async)
+        self._steps = pipeline.steps(self._call)
+        self._pending: Step | None = None
+        self._begun = False
+        self._ended = False
+        self._in_attempt = False
+        self._number = 0
+
+    def next(self) -> Steps[AttemptBlock | None]:
+        """Carry out what lies between two attempts; None when there is no further one."""
+        if self._in_attempt:
+            raise InvalidUse("every attempt of retrying() is a block: `with attempt: ...`")
+        if self._ended:
+            return None
+        if not self._begun:
+            self._begun = True
+            reached = yield from opening(self._steps)
+        else:
+            assert self._pending is not None
+            reached = yield from until_attempt(self._steps, self._pending)
+        if isinstance(reached, Outcome):
+            self._ended = True
+            reached.result()
+            return None
+        self._in_attempt = True
+        self._number += 1
+        return AttemptBlock(self, self._number)
+
+    def attempted(self, error: BaseException | None, started: float) -> bool:
+        """Take note of an attempt; return whether its error is to be swallowed."""
+        self._in_attempt = False
+        try:
+            if error is None or isinstance(error, Exception):
+                self._pending = self._steps.send(Outcome(None, error, started, clock.now()))
+                return True
+            self._steps.throw(error)
+        except StopIteration:
+            pass
+        except BaseException as raised:
+            if raised is not error:
+                raise
+        self._ended = True
+        return False
+
+
+def _nothing() -> None:
+    """Stand for the block, which is called by nobody."""
+
+
+class Retrying:
+    """Attempts at a block; see `retrying`."""
+
+    def __init__(self, retry: Retry, name: str) -> None:
+        retry.attach(Target(_nothing, name, is_async=False))
+        self._pipeline = Pipeline([retry], name=name)
+
+    def __iter__(self) -> Iterator[AttemptBlock]:
+        loop = _Loop(self._pipeline, is_async=False)
+        while (attempt := drive(loop.next())) is not None:
+            yield attempt
+
+    async def __aiter__(self) -> AsyncIterator[AttemptBlock]:
+        loop = _Loop(self._pipeline, is_async=True)
+        while (attempt := await drive_async(loop.next())) is not None:
+            yield attempt
+
+
+#: The places in a program that use `retrying`, with what must outlive a single use.
+_places: OrderedDict[str, tuple[RetryBudget, Measures]] = OrderedDict()
+_MOST_PLACES = 1000
+_lock = RLock()
+
+
+def retrying(on: Any = None, *, name: str | None = None, **settings: Any) -> Retrying:
+    """Return attempts at a block, for ``for`` and ``async for``.
+
+    Arguments:
+        on: What is tried again, as for `retry`.
+        name: The name in errors, logs and metrics; that of the calling function unless given.
+        settings: All others, as for `retry`. Uses under one name share a budget, unless they are
+            given one.
+
+    The error of the last attempt leaves its block as it was, with a note as for `retry`.
+
+    Raises:
+        InvalidSetting: If an argument is outside of its range.
+        InvalidUse: If nothing says what is tried again, or an attempt is not used as a block.
+
+    Example:
+        >>> from resilient import retrying
+        >>> failures = [ConnectionError("reset")]
+        >>> for attempt in retrying(on=ConnectionError, attempts=3, wait_initial=0):
+        ...     with attempt:
+        ...         if failures:
+        ...             raise failures.pop()
+        ...         print("connected at attempt", attempt.number)
+        connected at attempt 2
+    """
+    if name is None:
+        caller = sys._getframe(1)
+        name = f"{caller.f_globals.get('__name__', '')}.{caller.f_code.co_qualname}"
+    if settings.get("budget", OWN_BUDGET) is not OWN_BUDGET:
+        return Retrying(Retry(on, **settings), name)
+    with _lock:
+        place = _places.pop(name, None) or (RetryBudget(), Measures.of(name))
+        _places[name] = place
+        if len(_places) > _MOST_PLACES:
+            _places.popitem(last=False)
+    return Retrying(Retry(on, **{**settings, "budget": place[0]}), name)
