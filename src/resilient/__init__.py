@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from resilient._version import __version__ as __version__
+    from resilient._version import __version__
     from resilient.degrade.cached import Cached, cached
     from resilient.degrade.default import Default, default
     from resilient.degrade.degradations import Degradation, degradation_scope, degradations
@@ -85,7 +85,58 @@ _MODULES = {
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [*_HOME, "health"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "Bulkhead",
+    "BulkheadFull",
+    "Cached",
+    "CallRejected",
+    "CallTimeout",
+    "CircuitBreaker",
+    "CircuitOpen",
+    "Deadline",
+    "DeadlineExceeded",
+    "Default",
+    "Degradation",
+    "Dependency",
+    "DuplicateName",
+    "Entry",
+    "Failover",
+    "Fallback",
+    "InvalidSetting",
+    "InvalidUse",
+    "MemoryStore",
+    "NothingToServe",
+    "Pipeline",
+    "RateLimit",
+    "RateLimited",
+    "ResilientError",
+    "Retry",
+    "RetryBudget",
+    "Retrying",
+    "Store",
+    "Timeout",
+    "UnstableKey",
+    "WorkersSaturated",
+    "__version__",
+    "bulkhead",
+    "cached",
+    "circuit_breaker",
+    "deadline",
+    "default",
+    "degradation_scope",
+    "degradations",
+    "failover",
+    "health",
+    "pipeline_of",
+    "rate_limit",
+    "register_metrics",
+    "remaining",
+    "retry",
+    "retrying",
+    "serve",
+    "timeout",
+    "with_fallback",
+]
 
 
 def __getattr__(name: str) -> Any:

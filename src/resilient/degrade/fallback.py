@@ -11,7 +11,7 @@ from resilient.degrade.default import Default
 from resilient.degrade.degradations import Degradation, note_degradation
 from resilient.degrade.flights import Flight, carrying
 from resilient.degrade.tier import Answer, Tier
-from resilient.engine import clock, settings, signals
+from resilient.engine import clock, signals
 from resilient.engine.call import Call, Served
 from resilient.engine.isolation import isolated
 from resilient.engine.key import Key
@@ -205,9 +205,7 @@ class Fallback(Strategy, Generic[D]):
             cache.flights.land(key, flight, outcome)
 
 
-def _add_notes(
-    call: Call, error: Exception, failures: list[tuple[Tier[D], Exception]]
-) -> None:
+def _add_notes(call: Call, error: Exception, failures: list[tuple[Tier[D], Exception]]) -> None:
     """Say on the call's own error what became of each tier."""
     begin = f"resilient: {call.name}: "
     kept = [one for one in getattr(error, "__notes__", ()) if not one.startswith(f"{begin}tier ")]
@@ -240,13 +238,11 @@ class WithFallback:
     ) -> Fallback[D]: ...
     @overload
     def __call__(
-        self,
-        first: Callable[..., D], /, *, on: Matches = ..., exclude: Matches | None = ...
+        self, first: Callable[..., D], /, *, on: Matches = ..., exclude: Matches | None = ...
     ) -> Fallback[D]: ...
     @overload
     def __call__(
-        self,
-        first: D, /, *, on: Matches = ..., exclude: Matches | None = ...
+        self, first: D, /, *, on: Matches = ..., exclude: Matches | None = ...
     ) -> Fallback[D]: ...
     @overload
     def __call__(
@@ -270,13 +266,11 @@ class WithFallback:
     ) -> Fallback[D]: ...
     @overload
     def __call__(
-        self,
-        first: Tier[D], second: D, /, *, on: Matches = ..., exclude: Matches | None = ...
+        self, first: Tier[D], second: D, /, *, on: Matches = ..., exclude: Matches | None = ...
     ) -> Fallback[D]: ...
     @overload
     def __call__(
-        self,
-        *tiers: Any, on: Matches = ..., exclude: Matches | None = ...
+        self, *tiers: Any, on: Matches = ..., exclude: Matches | None = ...
     ) -> Fallback[Any]: ...
     def __call__(
         self, *tiers: Any, on: Matches = Exception, exclude: Matches | None = None
@@ -284,14 +278,16 @@ class WithFallback:
         """Return a strategy that serves the first of `tiers` that has an answer when a call fails.
 
         Arguments:
-            tiers: What is tried, in order: `cached(...)`, `failover(...)`, `default(...)`, or a plain
-                value, function or class, which is a default. One that fails falls to the next.
-            on: Which errors they are for: exception types, or a predicate. Rejections (open circuit,
-                full bulkhead) are among them whatever is said here, unless they are excluded.
+            tiers: What is tried, in order: `cached(...)`, `failover(...)`, `default(...)`, or a
+                plain value, function or class, which is a default. One that fails falls to the
+                next.
+            on: Which errors they are for: exception types, or a predicate. Rejections (open
+                circuit, full bulkhead) are among them whatever is said here, unless they are
+                excluded.
             exclude: Which errors they are not for.
 
-        When every tier fails, the call's own error is raised, with a note on each tier, and the last
-        tier's error as its cause if it has none of its own.
+        When every tier fails, the call's own error is raised, with a note on each tier, and the
+        last tier's error as its cause if it has none of its own.
 
         Raises:
             InvalidUse: If there is no tier, or when decorating if one does not fit the function.

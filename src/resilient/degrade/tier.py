@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Tier", "checked"]
 
-D = TypeVar("D", covariant=True)
+D_co = TypeVar("D_co", covariant=True)
 
 
 @final
@@ -36,7 +36,7 @@ class Answer:
         self.age = age
 
 
-class Tier(Generic[D]):
+class Tier(Generic[D_co]):
     """The base of all tiers; `limit` is the most seconds that it may take."""
 
     #: The label of `resilient_fallbacks_total`.
@@ -49,7 +49,7 @@ class Tier(Generic[D]):
         self.cuts = Cuts()
         self.workers: Workers | None = None
 
-    def attach(self, target: Target) -> Tier[D]:
+    def attach(self, target: Target) -> Tier[D_co]:
         """Return the tier to use for `target`, after a check that it can be used there."""
         if self.limit is not None and not target.is_async:
             tier = copy.copy(self)
@@ -59,8 +59,7 @@ class Tier(Generic[D]):
 
     def answer(self, call: Call, failed: Outcome) -> Steps[Answer]:
         """Answer in place of `call`, which came to `failed`."""
-        raise NotImplementedError
-        yield
+        raise NotImplementedError(type(self).__name__)
 
     def invoke(
         self,
@@ -75,7 +74,8 @@ class Tier(Generic[D]):
             own = Limit(clock.now() + self.limit, self.limit, f"{call.name}: {self.name}", self)
             limit = tighter(limit, own)
             workers = self.workers
-        return (yield Invoke(function, args, kwargs, limit, workers))
+        outcome: Outcome = yield Invoke(function, args, kwargs, limit, workers)
+        return outcome
 
 
 def checked(

@@ -58,11 +58,11 @@ class Block:
                 ambient.reset(self._token)
             except ValueError:  # left in another context, as by an asynchronous fixture
                 ambient.set(None)
-        if self._cut is not None and self._cut.disarm() and self._limit is not None:
-            if isinstance(error, asyncio.CancelledError):
-                overrun = self._limit.overrun()
-                overrun.__cause__ = error
-                error = overrun
+        was_cut = self._cut is not None and self._cut.disarm()
+        if was_cut and self._limit is not None and isinstance(error, asyncio.CancelledError):
+            overrun = self._limit.overrun()
+            overrun.__cause__ = error
+            error = overrun
         return self._rest(error)
 
     def _rest(self, error: BaseException | None) -> Steps[Outcome]:
@@ -72,10 +72,12 @@ class Block:
                 step = steps.send(Outcome(None, error, self.started, clock.now()))
             else:
                 step = steps.throw(error)
-            return (yield from until_attempt(steps, step))  # type: ignore[misc]
+            reached = yield from until_attempt(steps, step)
         except StopIteration as finished:
             outcome: Outcome = finished.value
             return outcome
+        assert isinstance(reached, Outcome), "a block is attempted once"
+        return reached
 
 
 def opening(steps: Steps[Outcome]) -> Steps[Attempt | Outcome]:
@@ -117,7 +119,7 @@ def _call(strategy: Strategy, *, is_async: bool) -> Call:
     return Call(pipeline, _nothing, (), {}, is_async=is_async)
 
 
-def _begin(strategy: Strategy, call: Call, steps: Steps[Outcome], reached: Any) -> Block:
+def _begin(strategy: Strategy, steps: Steps[Outcome], reached: Any) -> Block:
     if isinstance(reached, Outcome):
         reached.result()
         raise AssertionError("a block's steps ended without an attempt or an error")
@@ -139,7 +141,7 @@ def enter(strategy: Strategy) -> Block:
     """Let a synchronous block begin under `strategy`, or raise why it must not."""
     call = _call(strategy, is_async=False)
     steps = call.pipeline.steps(call)
-    return _begin(strategy, call, steps, drive(opening(steps)))
+    return _begin(strategy, steps, drive(opening(steps)))
 
 
 def leave(strategy: Strategy, error: BaseException | None) -> None:
@@ -158,7 +160,7 @@ async def enter_async(strategy: Strategy) -> Block:
     """Let an asynchronous block begin under `strategy`, or raise why it must not."""
     call = _call(strategy, is_async=True)
     steps = call.pipeline.steps(call)
-    block = _begin(strategy, call, steps, await drive_async(opening(steps)))
+    block = _begin(strategy, steps, await drive_async(opening(steps)))
     block.arm()
     return block
 

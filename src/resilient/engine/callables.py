@@ -24,7 +24,7 @@ def code_of(function: Any) -> Any:
     while isinstance(function, functools.partial):
         function = function.func
     if not isinstance(function, FunctionType | MethodType) and not inspect.isbuiltin(function):
-        function = getattr(type(function), "__call__", function)
+        function = type(function).__call__
     return getattr(function, "__func__", function)
 
 

@@ -50,7 +50,7 @@ class Clock(Protocol):
     def wait(self, waiter: Waiter, until: float | None) -> bool:
         """Block the calling thread until `waiter` is woken, and return whether it was in time."""
 
-    def run(self, workers: Workers, step: Invoke) -> Outcome:
+    def run_limited(self, workers: Workers, step: Invoke) -> Outcome:
         """Call a function where it can be abandoned at the end of its limit."""
 
     def background(self, function: Callable[[], object]) -> bool:
@@ -119,7 +119,7 @@ class SystemClock:
         self.acquire(woken, None if until is None else until - self.now())
         return waiter.woken
 
-    def run(self, workers: Workers, step: Invoke) -> Outcome:
+    def run_limited(self, workers: Workers, step: Invoke) -> Outcome:
         """Call the function on one of `workers`."""
         assert step.limit is not None
         return workers.run(step.function, step.args, step.kwargs, step.limit, step.late)

@@ -100,7 +100,7 @@ def _invoke(step: Invoke) -> Outcome:
     elif limit.expires <= started:
         return Outcome(None, limit.too_late(), started, started)
     elif step.workers is not None:
-        outcome = clock.current.run(step.workers, step)
+        outcome = clock.current.run_limited(step.workers, step)
         if outcome.error is not None:
             return outcome
         value = outcome.value

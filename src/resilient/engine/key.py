@@ -6,7 +6,7 @@ two keys, or one user is served another one's answer.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import decimal
 import enum
 import inspect
@@ -36,9 +36,9 @@ _SCALARS = (
     bytes,
     type(None),
     decimal.Decimal,
-    datetime.date,
-    datetime.time,
-    datetime.timedelta,
+    dt.date,
+    dt.time,
+    dt.timedelta,
     uuid.UUID,
     enum.Enum,
     pathlib.PurePath,
@@ -78,7 +78,7 @@ def _from_template(template: str, target: Target) -> KeyFunction:
 def _getter(
     field: str, template: str, target: Target, signature: inspect.Signature
 ) -> Callable[[tuple[Any, ...], Mapping[str, Any]], Any]:
-    name = field.split(".")[0].split("[")[0]
+    name = field.split(".", maxsplit=1)[0].split("[", maxsplit=1)[0]
     parameter = signature.parameters.get(name)
     if parameter is None:
         known = ", ".join(signature.parameters) or "none"
@@ -105,12 +105,16 @@ def _getter(
 
 
 def _text(value: Any) -> str:
-    kind = type(value)
-    if kind is str:
-        return value  # type: ignore[no-any-return]
-    if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
+    if type(value) is str:
+        return value
+    if not (_defines(value, "__str__") or _defines(value, "__repr__")):
         raise UnstableKey(_unstable(value))
     return str(value)
+
+
+def _defines(value: object, method: str) -> bool:
+    """Whether the type of `value` has a `method` of its own, not that of every object."""
+    return getattr(type(value), method) is not getattr(object, method)
 
 
 def _unstable(value: object) -> str:
@@ -154,8 +158,6 @@ def _typed(value: Any) -> Hashable:
         return (kind, frozenset(map(_typed, value)))
     if isinstance(value, Mapping):
         return (kind, frozenset((_typed(name), _typed(item)) for name, item in value.items()))
-    if kind.__repr__ is object.__repr__ or kind.__hash__ is None:
+    if not _defines(value, "__repr__") or not isinstance(value, Hashable):
         raise UnstableKey(_unstable(value))
-    if kind.__eq__ is object.__eq__:
-        return (kind, repr(value))
-    return (kind, value)
+    return (kind, value if _defines(value, "__eq__") else repr(value))

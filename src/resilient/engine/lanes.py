@@ -39,6 +39,7 @@ def sync_lane(pipeline: Pipeline, function: Function, called: Function) -> Funct
             outcome = run(pipeline, function, args, kwargs)
         else:
             start = clock.now()
+            failure: Exception | None = None
             try:
                 value = called(*args, **kwargs)
             except Exception as error:
@@ -63,12 +64,11 @@ def sync_lane(pipeline: Pipeline, function: Function, called: Function) -> Funct
                     if give is not None:
                         give()
                     return value
-                failure = None
             if failure is None:
                 outcome = Outcome(value, None, start, end)
             else:
                 outcome = Outcome.failed(failure, start)
-                failure = None
+                failure = None  # its traceback refers to this frame
             outcome = run(pipeline, function, args, kwargs, outcome)
         if outcome.error is None:
             return outcome.value
@@ -94,6 +94,7 @@ def async_lane(pipeline: Pipeline, function: Function, called: Function) -> Func
             )
         else:
             start = clock.now()
+            failure: Exception | None = None
             try:
                 value = await called(*args, **kwargs)
             except Exception as error:
@@ -114,12 +115,11 @@ def async_lane(pipeline: Pipeline, function: Function, called: Function) -> Func
                     if give is not None:
                         give()
                     return value
-                failure = None
             if failure is None:
                 outcome = Outcome(value, None, start, end)
             else:
                 outcome = Outcome.failed(failure, start)
-                failure = None
+                failure = None  # its traceback refers to this frame
             call = Call(pipeline, function, args, kwargs, is_async=True, resumed=outcome)
             outcome = await drive_async(pipeline.steps(call))
         if outcome.error is None:

@@ -65,7 +65,7 @@ def _sync_limited(pipeline: Pipeline, function: Function, owner: Any, seconds: f
         limit = Limit(clock.now() + seconds, seconds, pipeline.name, owner)
         late = partial(came_late, args, kwargs) if pipeline.late else None
         step = Invoke(function, args, kwargs, limit, workers, late)
-        outcome = clock.current.run(workers, step)
+        outcome = clock.current.run_limited(workers, step)
         if outcome.error is not None:
             raise outcome.error
         return outcome.value

@@ -20,9 +20,7 @@ class Outcome:
 
     __slots__ = ("ended", "error", "started", "value")
 
-    def __init__(
-        self, value: Any, error: Exception | None, started: float, ended: float
-    ) -> None:
+    def __init__(self, value: Any, error: Exception | None, started: float, ended: float) -> None:
         self.value = value
         self.error = error
         self.started = started

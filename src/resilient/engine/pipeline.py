@@ -51,15 +51,15 @@ class Pipeline:
     __slots__ = (
         "__weakref__",
         "_absorbing",
-        "_changing",
         "_chain",
-                "_late",
+        "_changing",
+        "_late",
         "_resolution",
         "_settling",
         "accept",
         "give",
-        "judge",
         "journal",
+        "judge",
         "lane",
         "measures",
         "name",
@@ -112,7 +112,7 @@ class Pipeline:
         return proceed
 
     def _permits(self) -> tuple[Callable[[], bool] | None, Callable[[], object] | None]:
-        pairs = [(one.take, one.give) for one in self.strategies if one.take is not None]
+        pairs = [(part, one.give) for one in self.strategies if (part := one.take) is not None]
         if not pairs:
             return None, None
         if len(pairs) == 1:
@@ -121,7 +121,7 @@ class Pipeline:
 
         def take() -> bool:
             for taken, (take_one, _) in enumerate(pairs):
-                if take_one is not None and not take_one():
+                if not take_one():
                     for give_one in gives[:taken]:
                         give_one()
                     return False
@@ -264,11 +264,13 @@ def _attempt(call: Call) -> Steps[Outcome]:
     """Call the guarded function, unless the fast lane has done so already."""
     call.attempts += 1
     if call.resumed is not None:
-        outcome, call.resumed = call.resumed, None
-        return outcome
+        resumed, call.resumed = call.resumed, None
+        return resumed
     function = call.function
     if faults.active and (fault := faults.active.get(call.name)) is not None:
         function = partial(fault, function)
     late = partial(call.pipeline.came_late, call) if call.workers and call.pipeline.late else None
-    outcome = yield Attempt(function, call.args, call.kwargs, call.limit, call.workers, late)
+    outcome: Outcome = yield Attempt(
+        function, call.args, call.kwargs, call.limit, call.workers, late
+    )
     return outcome

@@ -144,7 +144,9 @@ class Workers:
         if worker is None:
             worker = self._another_worker()
             if worker is None:
-                return Outcome(None, WorkersSaturated(limit.name, self.abandoned), asked, clock.now())
+                return Outcome(
+                    None, WorkersSaturated(limit.name, self.abandoned), asked, clock.now()
+                )
             limit = limit.postponed(clock.now() - asked)
             if (outer := ambient.get()) is not None:
                 limit = tighter(outer, limit)

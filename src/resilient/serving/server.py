@@ -79,7 +79,7 @@ def serve(
         >>> server.close()
     """
     settings.text("host", host)
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65535:
+    if type(port) is not int or not 0 <= port <= 65535:
         raise InvalidSetting("port", port, "a whole number from 0 to 65535")
     register_metrics(registry)
 
@@ -114,7 +114,7 @@ class _Pages(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 - the name that the server looks for
 
     def _page(self, path: str) -> tuple[int, str, bytes]:
         if path == "/metrics":
@@ -127,5 +127,5 @@ class _Pages(BaseHTTPRequestHandler):
         pages = "\n".join(("/metrics", *_HEALTH))
         return 404, "text/plain; charset=utf-8", f"{pages}\n".encode()
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Log nothing: a probe every second is no event."""

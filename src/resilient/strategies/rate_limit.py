@@ -88,9 +88,7 @@ class RateLimit(Strategy):
             if wait < 0:
                 call.pipeline.measures.rejected(RateLimited.reason)
                 now = clock.now()
-                return Outcome(
-                    None, RateLimited(call.name, self.limit, self.per, -wait), now, now
-                )
+                return Outcome(None, RateLimited(call.name, self.limit, self.per, -wait), now, now)
             if wait:
                 yield Sleep(wait)
         return (yield from proceed(call))

@@ -136,14 +136,16 @@ class Retry(Strategy):
         wait: Callable[[RetryCallState], float] | None = None,
         wait_initial: float = 0.1,
         wait_max: float = 5.0,
-        budget: RetryBudget | None | object = OWN_BUDGET,
+        budget: RetryBudget | object | None = OWN_BUDGET,
         max_retry_after: float = 30.0,
         before_sleep: Callable[[RetryCallState], object] | None = None,
         after: Callable[[RetryCallState], object] | None = None,
     ) -> None:
         super().__init__()
         if attempts is not None and stop is not None:
-            raise InvalidSetting("stop", stop, "left out where attempts is given: they say the same")
+            raise InvalidSetting(
+                "stop", stop, "left out where attempts is given: they say the same"
+            )
         self.on = on
         self._matches = None if on is None else matcher("on", on)
         self.on_result = None if on_result is None else settings.function("on_result", on_result)

@@ -22,7 +22,12 @@ def asked_to_wait(error: BaseException) -> float | None:
         return parsed(found)
     response = getattr(error, "response", None)
     first = error.args[0] if error.args else None
-    for place in (getattr(error, "headers", None), getattr(response, "headers", None), error, first):
+    for place in (
+        getattr(error, "headers", None),
+        getattr(response, "headers", None),
+        error,
+        first,
+    ):
         found = _header(place)
         if found is not None:
             return parsed(found)

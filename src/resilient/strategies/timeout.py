@@ -54,9 +54,7 @@ class Timeout(Strategy):
 
     seconds: float
 
-    def __init__(
-        self, seconds: float, *, max_abandoned: int = 32, max_workers: int = 64
-    ) -> None:
+    def __init__(self, seconds: float, *, max_abandoned: int = 32, max_workers: int = 64) -> None:
         super().__init__()
         self.seconds = settings.seconds("seconds", seconds, above_zero=True)
         self.max_abandoned = settings.count("max_abandoned", max_abandoned)
@@ -74,9 +72,7 @@ class Timeout(Strategy):
 
     def _need_workers(self) -> Workers:
         if self.workers is None:
-            self.workers = Workers(
-                max_workers=self.max_workers, max_abandoned=self.max_abandoned
-            )
+            self.workers = Workers(max_workers=self.max_workers, max_abandoned=self.max_abandoned)
         return self.workers
 
     def as_block(self, *, is_async: bool) -> tuple[Strategy, ...]:
@@ -167,9 +163,7 @@ class Deadline(Strategy):
     def steps(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
         """Make the limit known to all that is further in."""
         outer, function = call.limit, call.function
-        call.limit = tighter(
-            outer, Limit(clock.now() + self.limit, self.limit, call.name, self)
-        )
+        call.limit = tighter(outer, Limit(clock.now() + self.limit, self.limit, call.name, self))
         if self.pass_as is not None:
             call.function = partial(_handing_down, function, self.pass_as)
         try:
@@ -182,9 +176,7 @@ class Deadline(Strategy):
         return outcome
 
 
-def _handing_down(
-    function: Callable[..., Any], pass_as: str, /, *args: Any, **kwargs: Any
-) -> Any:
+def _handing_down(function: Callable[..., Any], pass_as: str, /, *args: Any, **kwargs: Any) -> Any:
     left = remaining()
     given = kwargs.get(pass_as)
     if left is not None and not (isinstance(given, int | float) and given < left):

@@ -30,4 +30,3 @@ def log(name: str, fields: Mapping[str, Any]) -> None:
     said = {key: value for key, value in fields.items() if value is not None}
     logger = structlog.get_logger("resilient")
     getattr(logger, LEVELS.get(name, "info"))(name, **said)
-

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from resilient.dependency import all_dependencies
 from resilient.engine.guard import guarded_under
-from resilient.strategies.breaker.breaker import CircuitBreaker, all_breakers
 from resilient.strategies.breaker.circuit import CLOSED
+from resilient.strategies.breaker.interface import CircuitInterface, all_breakers
 
 __all__ = ["Report", "draining", "live", "ready", "started", "startup"]
 
@@ -82,9 +82,7 @@ def ready() -> Report:
     if _process.draining:
         checks["process:draining"] = [{"status": "fail"}]
     critical = {one.name for one in all_dependencies() if one.critical}
-    owners = {
-        id(one.breaker): one.name for one in all_dependencies() if one.breaker is not None
-    }
+    owners = {id(one.breaker): one.name for one in all_dependencies() if one.breaker is not None}
     for breaker in all_breakers():
         name = owners.get(id(breaker), breaker.name or "")
         status = _status(breaker, is_vital=name in critical and not guarded_under(name, "Fallback"))
@@ -94,13 +92,13 @@ def ready() -> Report:
     return Report(worst, checks)
 
 
-def _status(breaker: CircuitBreaker, *, is_vital: bool) -> Status:
+def _status(breaker: CircuitInterface, *, is_vital: bool) -> Status:
     if breaker.current_state == CLOSED:
         return "pass"
     return "fail" if is_vital and breaker.current_state == "open" else "warn"
 
 
-def _described(breaker: CircuitBreaker, status: Status) -> dict[str, Any]:
+def _described(breaker: CircuitInterface, status: Status) -> dict[str, Any]:
     described: dict[str, Any] = {
         "componentType": "component",
         "status": status,

@@ -17,8 +17,8 @@ from prometheus_client.core import (
 
 from resilient.engine.isolation import broken
 from resilient.engine.measures import Histogram, Measures, all_measures
-from resilient.strategies.breaker.breaker import all_breakers
 from resilient.strategies.breaker.circuit import CLOSED, HALF_OPEN, OPEN
+from resilient.strategies.breaker.interface import all_breakers
 from resilient.strategies.bulkhead import Bulkhead
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class _Families:
             "resilient_retries", "Attempts after the first", labels=dependency
         )
         self.fallbacks = CounterMetricFamily(
-            "resilient_fallbacks", "Answers by the tier that served them",
+            "resilient_fallbacks",
+            "Answers by the tier that served them",
             labels=["dependency", "tier"],
         )
         self.rejections = CounterMetricFamily(
@@ -80,23 +81,28 @@ class _Families:
             "resilient_abandoned_calls", "Timed-out calls that are still running", labels=dependency
         )
         self.detection = HistogramMetricFamily(
-            "resilient_detection_seconds", "From the first failure until the circuit opened",
+            "resilient_detection_seconds",
+            "From the first failure until the circuit opened",
             labels=dependency,
         )
         self.recovery = HistogramMetricFamily(
-            "resilient_recovery_seconds", "From the first failure until the circuit closed again",
+            "resilient_recovery_seconds",
+            "From the first failure until the circuit closed again",
             labels=dependency,
         )
         self.state = GaugeMetricFamily(
-            "resilient_circuit_state", "1 for the state that the circuit is in",
+            "resilient_circuit_state",
+            "1 for the state that the circuit is in",
             labels=["dependency", "state"],
         )
         self.transitions = CounterMetricFamily(
-            "resilient_circuit_transitions", "Changes of the circuit, by the new state",
+            "resilient_circuit_transitions",
+            "Changes of the circuit, by the new state",
             labels=["dependency", "state"],
         )
         self.broken = CounterMetricFamily(
-            "resilient_hook_failures", "Failures of listeners, stores and other hooks",
+            "resilient_hook_failures",
+            "Failures of listeners, stores and other hooks",
             labels=["hook"],
         )
 

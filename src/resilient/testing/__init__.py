@@ -1,8 +1,8 @@
 """For the tests of code that uses the library: virtual time, and faults to order.
 
-    virtual   a clock that passes only when told to, for threads and for asyncio
-    faults    calls that fail or take long, beneath all strategies
-    plugin    the fixtures for pytest
+virtual   a clock that passes only when told to, for threads and for asyncio
+faults    calls that fail or take long, beneath all strategies
+plugin    the fixtures for pytest
 """
 
 from __future__ import annotations

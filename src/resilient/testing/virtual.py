@@ -112,15 +112,13 @@ class VirtualTime:
         if moment >= limit:
             raise _LeftBehind
 
-    def run(self, main: Coroutine[Any, Any, T] | Workers, step: Invoke | None = None) -> Any:
+    def run(self, main: Coroutine[Any, Any, T]) -> T:
         """Run the coroutine `main` on an event loop in virtual time, and return its result."""
-        if isinstance(main, Workers):
-            assert step is not None
-            return self._run_limited(step)
         with asyncio.Runner(loop_factory=lambda: VirtualLoop(self)) as runner:
             return runner.run(main)
 
-    def _run_limited(self, step: Invoke) -> Outcome:
+    def run_limited(self, workers: Workers, step: Invoke) -> Outcome:  # noqa: ARG002
+        """Call a function as on a worker, and leave it behind at the end of its limit."""
         assert step.limit is not None
         started = self._now
         context = copy_context()
@@ -226,7 +224,7 @@ class VirtualTime:
 
 
 @final
-class _VirtualSelector(selectors.DefaultSelector):  # type: ignore[valid-type, misc]
+class _VirtualSelector(selectors.DefaultSelector):
     """Waits for files without waiting for time: that jumps to the end of the wait instead."""
 
     def __init__(self, virtual: VirtualTime) -> None:

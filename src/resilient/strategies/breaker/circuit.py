@@ -136,7 +136,7 @@ class Circuit:
 
     @_locked
     def admit(self, now: float, lease: float) -> Admission | Refusal:
-        """Return the permission for a call, or the refusal; `lease` is how long a probe may take."""
+        """Return the permission for a call, or the refusal; a probe may take `lease` seconds."""
         self._pass_time_locked(now)
         if self.state == CLOSED:
             return Admission(self.generation)
@@ -240,12 +240,12 @@ class Circuit:
             return "consecutive_failures"
         if window.calls < rules.min_calls:
             return None
-        if failed and rules.failure_rate is not None:
-            if window.failures >= rules.failure_rate * window.calls:
-                return "failure_rate"
-        if slow and rules.slow_call_rate is not None:
-            if window.slow >= rules.slow_call_rate * window.calls:
-                return "slow_call_rate"
+        most_failures = (rules.failure_rate or inf) * window.calls
+        if failed and window.failures >= most_failures:
+            return "failure_rate"
+        most_slow = (rules.slow_call_rate or inf) * window.calls
+        if slow and window.slow >= most_slow:
+            return "slow_call_rate"
         return None
 
     def _first_failure_locked(self, now: float) -> float:
@@ -322,9 +322,7 @@ class Circuit:
         failures, calls = self._window.failures, self._window.calls
         if reason == "consecutive_failures":
             failures = calls = self.consecutive
-        change = Change(
-            self.state, OPEN, reason, now - self.first_failure, period, failures, calls
-        )
+        change = Change(self.state, OPEN, reason, now - self.first_failure, period, failures, calls)
         self._enter_locked(OPEN, now, change)
         self.opened = now
         self.until = now + period

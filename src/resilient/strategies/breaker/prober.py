@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, final
 
 from resilient.engine import clock
@@ -43,10 +44,8 @@ class Prober:
 
     def start(self) -> None:
         """Begin to probe; harmless if it has begun."""
-        try:
+        with suppress(RuntimeError):  # no loop is running
             self._loop = weakref.ref(asyncio.get_running_loop())
-        except RuntimeError:
-            pass
         if self._timer is None:
             self._schedule()
 
@@ -76,7 +75,8 @@ class Prober:
 
     def _steps(self) -> Steps[Outcome]:
         limit = Limit(clock.now() + self._seconds, self._seconds, "probe", self)
-        return (yield Invoke(self._call, limit=limit, workers=self._workers))
+        outcome: Outcome = yield Invoke(self._call, limit=limit, workers=self._workers)
+        return outcome
 
     def _call(self) -> Any:
         result = self._probe()

@@ -127,7 +127,8 @@ class TimeWindow:
     def _bucket(self, now: float) -> list[int] | None:
         """Return the part that `now` belongs to, or None if that has left already."""
         self.advance(now)
-        assert self.resolution is not None and self._newest is not None
+        assert self.resolution is not None
+        assert self._newest is not None
         index = int(now // self.resolution)
         return self._buckets[index % BUCKETS] if index > self._newest - BUCKETS else None
 
