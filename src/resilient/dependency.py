@@ -178,7 +178,7 @@ class Dependency(Strategy):
 
         The time limits of a synchronous block are cooperative: it sees what is left.
         """
-        limits = [one.seconds for one in (self.total_timeout, self.timeout) if one is not None]
+        limits = [one.limit for one in (self.total_timeout, self.timeout) if one is not None]
         parts: list[Strategy] = []
         if limits:
             parts.append(Timeout(min(limits)) if is_async else Deadline(min(limits)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ _scope: ContextVar[list[Degradation] | None] = ContextVar("resilient_degradation
 
 
 @contextmanager
-def degradation_scope() -> Iterator[list[Degradation]]:
+def degradation_scope() -> Generator[list[Degradation]]:
     """Collect the degradations of all that is called within a ``with`` block.
 
     Yields:

@@ -37,24 +37,31 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Return seconds on a clock that never goes back."""
+        ...
 
     def later(self, seconds: float, callback: Callable[[], object]) -> Timer:
         """Call `callback` in the background, `seconds` from now."""
+        ...
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float, /) -> None:
         """Let `seconds` pass for the calling thread."""
+        ...
 
     def acquire(self, lock: threading.Lock, seconds: float | None) -> bool:
         """Wait at most `seconds` for `lock`; None waits for as long as it takes."""
+        ...
 
     def wait(self, waiter: Waiter, until: float | None) -> bool:
         """Block the calling thread until `waiter` is woken, and return whether it was in time."""
+        ...
 
     def run_limited(self, workers: Workers, step: Invoke) -> Outcome:
         """Call a function where it can be abandoned at the end of its limit."""
+        ...
 
     def background(self, function: Callable[[], object]) -> bool:
         """Call `function`, which may take long, without waiting; return False if that fails."""
+        ...
 
     def run_coroutine(
         self,
@@ -63,12 +70,15 @@ class Clock(Protocol):
         seconds: float,
     ) -> Any:
         """Run `coroutine` for at most `seconds`, on `loop` if that still runs, and return."""
+        ...
 
     async def sleep_async(self, seconds: float) -> None:
         """Let `seconds` pass for the current task."""
+        ...
 
     async def wait_async(self, waiter: Waiter, until: float | None) -> bool:
         """Suspend the current task until `waiter` is woken, and return whether it was in time."""
+        ...
 
 
 class SystemTimer:

@@ -38,8 +38,8 @@ def sync_lane(pipeline: Pipeline, function: Function, called: Function) -> Funct
         if epoch is None or limit_around() is not None or (take is not None and not take()):
             outcome = run(pipeline, function, args, kwargs)
         else:
-            start = clock.now()
-            failure: Exception | None = None
+            start = end = clock.now()
+            value = failure = None
             try:
                 value = called(*args, **kwargs)
             except Exception as error:
@@ -93,8 +93,8 @@ def async_lane(pipeline: Pipeline, function: Function, called: Function) -> Func
                 pipeline.steps(Call(pipeline, function, args, kwargs, is_async=True))
             )
         else:
-            start = clock.now()
-            failure: Exception | None = None
+            start = end = clock.now()
+            value = failure = None
             try:
                 value = await called(*args, **kwargs)
             except Exception as error:

@@ -82,7 +82,7 @@ class Measures:
     def __init__(self, name: str) -> None:
         self.name = name
         self._lock = RLock()
-        self.calls = dict.fromkeys(OUTCOMES, 0)
+        self.calls: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
         self.durations = Histogram(LATENCY_BOUNDS)
         self.attempts = 0
         self.retries = 0

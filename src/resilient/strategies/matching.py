@@ -36,7 +36,7 @@ def matcher(parameter: str, on: Matches | retry_base) -> Matcher:
 def error_matcher(parameter: str, on: Matches) -> Callable[[Exception], bool]:
     """Return a function that tells whether an error, or all leaves of a group, is one of `on`."""
     if callable(on) and not isinstance(on, type):
-        single: Callable[[BaseException], bool] = on
+        is_meant: Callable[[BaseException], bool] = on
     else:
         try:
             types = settings.error_types(parameter, on)
@@ -45,12 +45,15 @@ def error_matcher(parameter: str, on: Matches) -> Callable[[Exception], bool]:
                 parameter, on, "exception types, a predicate on the exception, or retry objects"
             ) from None
 
-        def single(error: BaseException) -> bool:
-            return isinstance(error, types)
+        is_meant = _instance_of(types)
 
     def matches(error: BaseException) -> bool:
-        if single(error):
+        if is_meant(error):
             return True
         return isinstance(error, BaseExceptionGroup) and all(map(matches, error.exceptions))
 
     return matches
+
+
+def _instance_of(types: tuple[type[BaseException], ...]) -> Callable[[BaseException], bool]:
+    return lambda error: isinstance(error, types)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import time
 from collections.abc import Mapping
@@ -48,7 +49,7 @@ def parsed(value: object) -> float | None:
 
     A date is the one thing here that needs the wall clock, as it is on that of the callee.
     """
-    if hasattr(value, "total_seconds"):
+    if isinstance(value, dt.timedelta):
         value = value.total_seconds()
     if isinstance(value, bytes):
         value = value.decode("latin-1")

@@ -160,4 +160,5 @@ def retrying(on: Any = None, *, name: str | None = None, **settings: Any) -> Ret
         _places[name] = place
         if len(_places) > _MOST_PLACES:
             _places.popitem(last=False)
-    return Retrying(Retry(on, **{**settings, "budget": place[0]}), name)
+    settings["budget"] = place[0]
+    return Retrying(Retry(on, **settings), name)

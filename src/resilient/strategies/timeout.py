@@ -52,17 +52,15 @@ class Timeout(Strategy):
     time limiters for synchronous calls, with a bound on what they leave behind.
     """
 
-    seconds: float
-
     def __init__(self, seconds: float, *, max_abandoned: int = 32, max_workers: int = 64) -> None:
         super().__init__()
-        self.seconds = settings.seconds("seconds", seconds, above_zero=True)
+        self.limit = self.seconds = settings.seconds("seconds", seconds, above_zero=True)
         self.max_abandoned = settings.count("max_abandoned", max_abandoned)
         self.max_workers = settings.count("max_workers", max_workers)
         self.cuts = Cuts()
 
     def __repr__(self) -> str:
-        return f"Timeout({self.seconds:g})"
+        return f"Timeout({self.limit:g})"
 
     def attach(self, target: Target) -> Timeout:
         """Make the workers, without any thread yet, if the function is synchronous."""
@@ -89,7 +87,7 @@ class Timeout(Strategy):
         """Put the limit on all that is further in."""
         begun = clock.now() if call.resumed is None else call.resumed.started
         outer, outer_workers = call.limit, call.workers
-        call.limit = tighter(outer, Limit(begun + self.seconds, self.seconds, call.name, self))
+        call.limit = tighter(outer, Limit(begun + self.limit, self.limit, call.name, self))
         if not call.is_async:
             call.workers = self._need_workers()
         try:
@@ -98,7 +96,7 @@ class Timeout(Strategy):
             call.limit, call.workers = outer, outer_workers
         error = outcome.error
         if isinstance(error, CallTimeout) and error.owner is self:
-            signals.emit("resilient.call_timed_out", dependency=call.name, seconds=self.seconds)
+            signals.emit("resilient.call_timed_out", dependency=call.name, seconds=self.limit)
         elif isinstance(error, WorkersSaturated) and outer_workers is None:
             call.pipeline.measures.rejected(error.reason)
         return outcome

@@ -24,7 +24,7 @@ class Report:
     """The answer to one question about the health of the process."""
 
     status: Status
-    checks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    checks: dict[str, list[dict[str, Any]]] = field(default_factory=dict[str, list[dict[str, Any]]])
 
     @property
     def http_status(self) -> int:

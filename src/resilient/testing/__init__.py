@@ -7,8 +7,13 @@ plugin    the fixtures for pytest
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from resilient.testing.faults import fail, pass_through
 from resilient.testing.virtual import VirtualLoop, VirtualTime
+
+if TYPE_CHECKING:
+    from resilient.testing.plugin import virtual_time
 
 __all__ = ["VirtualLoop", "VirtualTime", "fail", "pass_through", "virtual_time"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -22,7 +22,7 @@ def fail(
     *,
     times: int | None = None,
     after: float = 0.0,
-) -> Iterator[None]:
+) -> Generator[None]:
     """Let calls of `dependency` fail, or take longer, within a ``with`` block.
 
     Arguments:
@@ -108,7 +108,7 @@ def _refresh(measured: list[Measures]) -> None:
 
 
 @contextmanager
-def pass_through() -> Iterator[None]:
+def pass_through() -> Generator[None]:
     """Let every guarded call be a plain call within a ``with`` block.
 
     Example:

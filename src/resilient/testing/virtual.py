@@ -117,7 +117,7 @@ class VirtualTime:
         with asyncio.Runner(loop_factory=lambda: VirtualLoop(self)) as runner:
             return runner.run(main)
 
-    def run_limited(self, workers: Workers, step: Invoke) -> Outcome:  # noqa: ARG002
+    def run_limited(self, workers: Workers, step: Invoke) -> Outcome:
         """Call a function as on a worker, and leave it behind at the end of its limit."""
         assert step.limit is not None
         started = self._now

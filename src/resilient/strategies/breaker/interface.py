@@ -68,7 +68,7 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
         self._last_failure: Exception | None = None
         self._shadowed = 0
         #: How often the circuit has entered each state.
-        self.transitions = dict.fromkeys((CLOSED, OPEN, HALF_OPEN), 0)
+        self.transitions: dict[str, int] = dict.fromkeys((CLOSED, OPEN, HALF_OPEN), 0)
 
     def __repr__(self) -> str:
         return f"<CircuitBreaker {self._name or 'without a name'}: {self.current_state}>"
@@ -202,8 +202,8 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
         return self._state_object(self._look())
 
     @state.setter
-    def state(self, state: str) -> None:
-        {OPEN: self.open, HALF_OPEN: self.half_open, CLOSED: self.close}[state]()
+    def state(self, state_str: str) -> None:
+        {OPEN: self.open, HALF_OPEN: self.half_open, CLOSED: self.close}[state_str]()
 
     _states: ClassVar[dict[str, Any]] = {
         CLOSED: pybreaker.CircuitClosedState,
@@ -244,7 +244,9 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
         return self._circuit.successes
 
     @property  # type: ignore[override]
-    def fail_max(self) -> int | None:
+    def fail_max(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+    ) -> int | None:
         """The failures in a row that open the circuit, or None if only rates do."""
         return self._circuit.rules.fail_max
 

@@ -11,6 +11,7 @@ import inspect
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, final
 
 from resilient.engine import clock
@@ -39,15 +40,18 @@ class Prober:
         # Kept weakly: a breaker that nobody uses any more is not kept for the sake of its probes.
         self._report = weakref.WeakMethod(report)
         self._workers = Workers(max_workers=MOST_HUNG, max_abandoned=MOST_HUNG)
-        self._timer: clock.Timer | None = None
         self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
+        self._timer: clock.Timer | None = None
+        # Counted up by every start: a probe of an earlier round must not go on in a later one.
+        self._round = 0
 
     def start(self) -> None:
         """Begin to probe; harmless if it has begun."""
         with suppress(RuntimeError):  # no loop is running
             self._loop = weakref.ref(asyncio.get_running_loop())
         if self._timer is None:
-            self._schedule()
+            self._round += 1
+            self._schedule(self._round)
 
     def stop(self) -> None:
         """Stop probing."""
@@ -55,23 +59,26 @@ class Prober:
         if timer is not None:
             timer.cancel()
 
-    def _schedule(self) -> None:
-        self._timer = clock.current.later(self._every, self._due)
+    def _schedule(self, this_round: int) -> None:
+        self._timer = clock.current.later(self._every, partial(self._due, this_round))
 
-    def _due(self) -> None:
-        if not clock.current.background(self._run):
-            self._schedule()
+    def _due(self, this_round: int) -> None:
+        if not clock.current.background(partial(self._run, this_round)):
+            self._schedule(this_round)
 
-    def _run(self) -> None:
-        if self._timer is None:
+    def _is_current(self, this_round: int) -> bool:
+        return self._timer is not None and this_round == self._round
+
+    def _run(self, this_round: int) -> None:
+        if not self._is_current(this_round):
             return
         outcome = drive(self._steps())
         report = self._report()
-        if report is None:
+        if report is None or not self._is_current(this_round):
             return
         report(outcome.ok and outcome.value is not False)
-        if self._timer is not None:
-            self._schedule()
+        if self._is_current(this_round):
+            self._schedule(this_round)
 
     def _steps(self) -> Steps[Outcome]:
         limit = Limit(clock.now() + self._seconds, self._seconds, "probe", self)
