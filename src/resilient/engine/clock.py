@@ -105,15 +105,21 @@ class SystemClock:
     sleep = staticmethod(time.sleep)
 
     def __init__(self) -> None:
-        self._forget_threads()
-        os.register_at_fork(after_in_child=self._forget_threads)
-
-    def _forget_threads(self) -> None:
-        # A forked child has neither the thread nor a claim on what its parent has due.
         self._changed = threading.Condition()
         self._due: list[tuple[float, int, SystemTimer]] = []
         self._order = count()
         self._running = False
+        os.register_at_fork(after_in_child=self._start_again)
+
+    def _start_again(self) -> None:
+        # A forked child has inherited what is due, but not the thread that sees to it.
+        self._changed = threading.Condition()
+        self._running = bool(self._due)
+        if self._running:
+            self._start()
+
+    def _start(self) -> None:
+        threading.Thread(target=self._run, name="resilient-timers", daemon=True).start()
 
     def acquire(self, lock: threading.Lock, seconds: float | None) -> bool:
         """Wait for `lock`, in pieces that the platform's longest wait allows."""
@@ -187,7 +193,7 @@ class SystemClock:
             heappush(self._due, (time.monotonic() + seconds, next(self._order), timer))
             if not self._running:
                 self._running = True
-                threading.Thread(target=self._run, name="resilient-timers", daemon=True).start()
+                self._start()
             else:
                 self._changed.notify()
         return timer

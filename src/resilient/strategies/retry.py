@@ -209,8 +209,10 @@ class Retry(Strategy):
                 if self.budget is not None:
                     self.budget.put()
                 return outcome
-            if failed is not None and isinstance(outcome.error, CallRejected | DeadlineExceeded):
-                return _stopped(failed, call, attempt - 1, "circuit")
+            if isinstance(outcome.error, CallRejected | DeadlineExceeded):
+                if failed is None:
+                    return outcome
+                return _stopped(failed, call, attempt - 1, _why_refused(outcome.error))
             failed = outcome
             history.note(attempt, outcome)
             reason, pause = self._pause_after(attempt, outcome, call, history)
@@ -237,8 +239,6 @@ class Retry(Strategy):
     ) -> tuple[str | None, float]:
         """Return why there is no further attempt, or None and the seconds until it."""
         error = outcome.error
-        if isinstance(error, CallRejected | DeadlineExceeded):
-            return "rejected", 0.0
         if error is not None and not (
             self._matches is not None
             and isolated("retry on", False, self._matches, error, history.state)
@@ -279,6 +279,12 @@ class Retry(Strategy):
         state = history.state()
         state.upcoming_sleep = pause
         return bool(isolated("retry stop", True, self.stop, state))
+
+
+def _why_refused(error: CallRejected | DeadlineExceeded) -> str:
+    if isinstance(error, DeadlineExceeded):
+        return "deadline"
+    return "circuit" if error.reason == "circuit_open" else error.reason
 
 
 def _stopped(outcome: Outcome, call: Call, attempts: int, reason: str) -> Outcome:
