@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from contextvars import ContextVar
-from threading import RLock
 from typing import final
 
+from resilient.engine.locks import new_lock
 from resilient.engine.outcome import Outcome
 from resilient.engine.waiting import Waiter
 
@@ -36,7 +36,7 @@ class Flights:
     __slots__ = ("_by_key", "_lock")
 
     def __init__(self) -> None:
-        self._lock = RLock()
+        self._lock = new_lock()
         self._by_key: dict[Hashable, Flight] = {}
 
     def __len__(self) -> int:

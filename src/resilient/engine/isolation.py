@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from threading import Lock
 from typing import Any, TypeVar
+
+from resilient.engine.locks import new_lock
 
 __all__ = ["broken", "isolated", "report_broken", "reporters"]
 
@@ -22,7 +23,7 @@ reporters: list[Callable[[str, Exception], object]] = []
 
 _MOST_REPORTED = 1000
 _reported: set[tuple[str, type[Exception]]] = set()
-_lock = Lock()
+_lock = new_lock()
 
 
 def isolated(place: str, default: D, hook: Callable[..., T], *args: Any, **kwargs: Any) -> T | D:

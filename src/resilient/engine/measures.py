@@ -9,9 +9,9 @@ from __future__ import annotations
 import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from threading import Lock, RLock
 from typing import TYPE_CHECKING, final
 
+from resilient.engine.locks import new_lock
 from resilient.engine.weak import WeakList
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Measures:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._lock = RLock()
+        self._lock = new_lock()
         self.calls: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
         self.durations = Histogram(LATENCY_BOUNDS)
         self.attempts = 0
@@ -148,7 +148,7 @@ class Measures:
 
 
 _registry: weakref.WeakValueDictionary[str, Measures] = weakref.WeakValueDictionary()
-_registry_lock = Lock()
+_registry_lock = new_lock()
 
 
 def all_measures() -> list[Measures]:

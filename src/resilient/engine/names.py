@@ -8,9 +8,9 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
-from threading import RLock
 from typing import Generic, TypeVar
 
+from resilient.engine.locks import new_lock
 from resilient.errors import DuplicateName
 
 __all__ = ["Names"]
@@ -23,7 +23,7 @@ class Names(Generic[T]):
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
-        self._lock = RLock()
+        self._lock = new_lock()
         self._named: weakref.WeakValueDictionary[str, T] = weakref.WeakValueDictionary()
         self._origins: dict[str, tuple[str, int]] = {}
 

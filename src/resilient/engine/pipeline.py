@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 from math import inf
-from threading import RLock
 from typing import Any, final
 
 from resilient.engine import clock, faults
 from resilient.engine.call import Call
 from resilient.engine.drivers import TurnedAsync
 from resilient.engine.isolation import isolated
+from resilient.engine.locks import new_lock
 from resilient.engine.measures import Measures
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Attempt, Proceed, Steps
@@ -80,8 +80,8 @@ class Pipeline:
         self.name = name
         self.measures = Measures.of(name)
         self.judge = is_failure
-        self._changing = RLock()
-        self._settling = RLock()
+        self._changing = new_lock()
+        self._settling = new_lock()
         self.lane = Lane()
         self.journal: list[float] = []
         self._chain = self._chained()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from threading import Lock
 from typing import Generic, TypeVar
+
+from resilient.engine.locks import new_lock
 
 __all__ = ["WeakList"]
 
@@ -18,7 +19,7 @@ class WeakList(Generic[T]):
     __slots__ = ("_lock", "_references")
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = new_lock()
         self._references: tuple[weakref.ref[T], ...] = ()
 
     def add(self, item: T) -> None:

@@ -6,12 +6,12 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable
-from threading import RLock
 from typing import final
 
 from resilient.engine import clock, settings
 from resilient.engine.call import Call
 from resilient.engine.limits import Limit
+from resilient.engine.locks import new_lock
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Proceed, Steps, Wait
 from resilient.engine.strategy import Strategy
@@ -131,7 +131,7 @@ class _Permits:
         _all_permits.add(self)
 
     def refill(self) -> None:
-        self._lock = RLock()
+        self._lock = new_lock()
         self.free = [None] * self.size
         self.queue: deque[Waiter] = deque()
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import RLock
 
 from resilient.engine import clock, settings
 from resilient.engine.call import Call
+from resilient.engine.locks import new_lock
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Proceed, Sleep, Steps
 from resilient.engine.strategy import Strategy
@@ -49,7 +49,7 @@ class RateLimit(Strategy):
         self.burst = self.limit if burst is None else settings.count("burst", burst)
         self.max_wait = settings.seconds("max_wait", max_wait)
         self._interval = self.per / self.limit
-        self._lock = RLock()
+        self._lock = new_lock()
         self._spent_until = 0.0
 
     def __repr__(self) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from itertools import count
-from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, final
 
 from resilient.engine import clock, settings, signals
 from resilient.engine.call import Call
 from resilient.engine.isolation import isolated
+from resilient.engine.locks import new_lock
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Proceed, Sleep, Steps
 from resilient.engine.strategy import Accept, Strategy, Target
@@ -45,7 +45,7 @@ class RetryBudget:
     def __init__(self, size: int = 10, per_success: float = 0.1) -> None:
         self.size = settings.count("size", size)
         self.per_success = settings.fraction("per_success", per_success)
-        self._lock = RLock()
+        self._lock = new_lock()
         self._left = float(size)
 
     def __repr__(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
-from threading import RLock
 from types import TracebackType
 from typing import Any, final
 
@@ -13,6 +12,7 @@ from resilient.engine import clock
 from resilient.engine.blocks import opening, until_attempt
 from resilient.engine.call import Call
 from resilient.engine.drivers import drive, drive_async
+from resilient.engine.locks import new_lock
 from resilient.engine.measures import Measures
 from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import Pipeline
@@ -122,7 +122,7 @@ class Retrying:
 #: The places in a program that use `retrying`, with what must outlive a single use.
 _places: OrderedDict[str, tuple[RetryBudget, Measures]] = OrderedDict()
 _MOST_PLACES = 1000
-_lock = RLock()
+_lock = new_lock()
 
 
 def retrying(on: Any = None, *, name: str | None = None, **settings: Any) -> Retrying:

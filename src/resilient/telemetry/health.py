@@ -6,11 +6,11 @@ Answered from memory. Liveness never looks at dependencies: a restart would not 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from threading import RLock
 from typing import Any, Literal
 
 from resilient.dependency import all_dependencies
 from resilient.engine.guard import guarded_under
+from resilient.engine.locks import new_lock
 from resilient.strategies.breaker.circuit import CLOSED
 from resilient.strategies.breaker.interface import CircuitInterface, all_breakers
 
@@ -46,7 +46,7 @@ class _Process:
 
 
 _process = _Process()
-_lock = RLock()
+_lock = new_lock()
 
 
 def started(value: bool = True) -> None:

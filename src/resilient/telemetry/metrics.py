@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator
-from threading import RLock
 from typing import TYPE_CHECKING, final
 
 from prometheus_client import REGISTRY
@@ -16,6 +15,7 @@ from prometheus_client.core import (
 )
 
 from resilient.engine.isolation import broken
+from resilient.engine.locks import new_lock
 from resilient.engine.measures import Histogram, Measures, all_measures
 from resilient.strategies.breaker.circuit import CLOSED, HALF_OPEN, OPEN
 from resilient.strategies.breaker.interface import all_breakers
@@ -153,7 +153,7 @@ def _add_histogram(family: HistogramMetricFamily, labels: list[str], histogram: 
 
 _collector = Collector()
 _registered: weakref.WeakSet[CollectorRegistry] = weakref.WeakSet()
-_lock = RLock()
+_lock = new_lock()
 
 
 def register_metrics(registry: CollectorRegistry = REGISTRY) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from threading import RLock
 from typing import Any, final
 
 from resilient.degrade.stores import Entry
 from resilient.engine import clock, settings
+from resilient.engine.locks import new_lock
 
 __all__ = ["MemoryStore"]
 
@@ -34,7 +34,7 @@ class MemoryStore:
 
     def __init__(self, max_entries: int = 10_000) -> None:
         self.max_entries = settings.count("max_entries", max_entries)
-        self._lock = RLock()
+        self._lock = new_lock()
         # In the order of storing: each put takes the key out and puts it in again.
         self._entries: dict[Hashable, tuple[Any, float, float]] = {}
 

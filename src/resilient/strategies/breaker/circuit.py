@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from math import inf
-from threading import RLock
 from typing import Concatenate, ParamSpec, TypeVar, final
 
+from resilient.engine.locks import new_lock
 from resilient.strategies.breaker.ramp import Ramp
 from resilient.strategies.breaker.window import Window
 
@@ -112,7 +112,7 @@ class Circuit:
 
     def __init__(self, rules: Rules, window: Window) -> None:
         self.rules = rules
-        self._lock = RLock()
+        self._lock = new_lock()
         self._window = window
         self._changes: list[Change] = []
         self.state = CLOSED

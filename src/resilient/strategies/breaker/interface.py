@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from threading import RLock
 from typing import Any, ClassVar
 
 import pybreaker
@@ -17,6 +16,7 @@ import pybreaker
 from resilient.engine import clock, settings
 from resilient.engine.isolation import isolated
 from resilient.engine.lanes import call_through
+from resilient.engine.locks import new_lock
 from resilient.engine.measures import Measures
 from resilient.engine.names import Names
 from resilient.engine.pipeline import Pipeline
@@ -56,7 +56,7 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
         Strategy.__init__(self)
         self._circuit = circuit
         self._mode = mode
-        self._lock = RLock()
+        self._lock = new_lock()
         self._excluded_exceptions: list[Any] = _exclusions(exclude)
         self._listeners: list[Any] = list(listeners or ())
         self._shared = shared
