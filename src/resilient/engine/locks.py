@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import weakref
 from threading import RLock
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from threading import _RLock
+from typing import Any
 
 __all__ = ["new_lock"]
 
 _locks: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def new_lock() -> _RLock:
+def new_lock() -> RLock:
     """Return a re-entrant lock, free again in every forked child.
 
     Re-entrant, as a destructor or a signal handler may run a guarded call within one of ours.
