@@ -154,17 +154,15 @@ def __dir__() -> list[str]:
 
 
 def _log_signals() -> None:
-    """Have the first signal load the events, and log it."""
+    """Log every signal; the first one loads what logs them."""
     from resilient.engine import signals
 
-    def first(name: str, fields: Any) -> None:
+    def log(name: str, fields: Any) -> None:
         from resilient.telemetry import events
 
-        signals.unsubscribe(first)
-        signals.subscribe(events.log)
         events.log(name, fields)
 
-    signals.subscribe(first)
+    signals.subscribe(log)
 
 
 _log_signals()

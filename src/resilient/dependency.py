@@ -169,7 +169,7 @@ class Dependency(Strategy):
     def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `function` as if it were decorated; of an asynchronous one, return the awaitable."""
         if self._pipeline is None:
-            self._pipeline = Pipeline(self.strategies, name=self.name, is_failure=self._is_failure)
+            self._pipeline = Pipeline(*self.strategies, name=self.name, is_failure=self._is_failure)
         result: R = call_through(self._pipeline, function, args, dict(kwargs))
         return result
 

@@ -11,14 +11,14 @@ from resilient.degrade.stores.guarded import GuardedStore
 from resilient.degrade.stores.memory import MemoryStore
 from resilient.degrade.tier import Answer, Tier
 from resilient.engine import clock, settings
-from resilient.engine.isolation import isolated
+from resilient.engine.isolation import isolated, report_broken
 from resilient.engine.key import Key, KeyFunction, KeySetting, key_function
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Steps
 from resilient.errors import InvalidSetting, InvalidUse, NothingToServe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from resilient.engine.call import Call
     from resilient.engine.strategy import Target
@@ -125,11 +125,32 @@ class Cached(Tier[Never]):
         """Whether keeping an answer is so cheap that the fast lane can do it."""
         return self._memory is not None and self.fresh_for == 0.0
 
+    def keeper(self) -> Callable[[tuple[Any, ...], Mapping[str, Any], Any, float], bool]:
+        """Return the function that keeps an answer in memory, for the fast lane.
+
+        All that does not change from call to call is looked up here, once.
+        """
+        assert self._memory is not None
+        assert self._key is not None
+        key, put, ttl, namespace = self._key, self._memory.put, self.ttl, self._namespace
+
+        def keep(
+            args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any, _seconds: float
+        ) -> bool:
+            try:
+                own_key = key(args, kwargs)
+                if own_key is not None:
+                    put(own_key if namespace is None else (namespace, own_key), value, ttl)
+            except Exception as error:
+                report_broken("cache key", error)
+            return True
+
+        return keep
+
     def keep_now(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any) -> None:
         """Keep an answer in memory."""
-        key = self.key_of(args, kwargs)
-        if key is not None and self._memory is not None:
-            isolated("cache store", None, self._memory.put, key, value, self.ttl)
+        if self._memory is not None and self._key is not None:
+            self.keeper()(args, kwargs, value, 0.0)
 
     def keep(self, call: Call, value: Any) -> Steps[None]:
         """Keep the answer of `call`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, ParamSpec, TypeVar, cast, final, overload
 
 from resilient.degrade.cached import Cached
@@ -32,6 +32,7 @@ D = TypeVar("D")
 class Fallback(Strategy, Generic[D]):
     """Tiers that are tried in order when a call fails; see `with_fallback`."""
 
+    needs_target = True
     no_block = (
         "a block has no answer that another could stand in for: "
         "decorate a function with with_fallback(...)"
@@ -54,6 +55,7 @@ class Fallback(Strategy, Generic[D]):
         self._excludes = None if exclude is None else error_matcher("exclude", exclude)
         self._keepers: tuple[Cached, ...] = ()
         self._fresh: Cached | None = None
+        self._attached = False
 
     def __repr__(self) -> str:
         return f"with_fallback({', '.join(map(repr, self.tiers))})"
@@ -75,6 +77,7 @@ class Fallback(Strategy, Generic[D]):
         """Return this fallback with tiers that fit `target`."""
         fallback = copy.copy(self)
         fallback.tiers = tuple(tier.attach(target) for tier in self.tiers)
+        fallback._attached = True
         fallback._keepers = tuple(tier for tier in fallback.tiers if isinstance(tier, Cached))
         fallback._fresh = next((tier for tier in fallback._keepers if tier.fresh_for), None)
         Strategy.__init__(fallback)
@@ -88,18 +91,14 @@ class Fallback(Strategy, Generic[D]):
     @property
     def accept(self) -> Accept | None:
         """Keep each answer; where keeping takes steps, leave it to the slow lane."""
-        if not self._keepers:
+        if not self._keepers or not self._attached:
             return None
         if not all(tier.keeps_at_once for tier in self._keepers):
             return lambda _args, _kwargs, _value, _seconds: False
-        keepers = [tier.keep_now for tier in self._keepers]
-
-        def keep(args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any, _: float) -> bool:
-            for keep_one in keepers:
-                keep_one(args, kwargs, value)
-            return True
-
-        return keep
+        keepers = [tier.keeper() for tier in self._keepers]
+        if len(keepers) == 1:
+            return keepers[0]
+        return lambda *call: all(keep(*call) for keep in keepers)
 
     def came_late(self, call: Call, outcome: Outcome) -> None:
         """Keep an answer that came after its caller had given up."""

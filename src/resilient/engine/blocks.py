@@ -114,7 +114,7 @@ def _call(strategy: Strategy, *, is_async: bool) -> Call:
     pipeline = strategy.block_pipelines.get(is_async)
     if pipeline is None:
         parts = strategy.as_block(is_async=is_async)
-        pipeline = Pipeline(parts, name=strategy.label or "block", is_failure=strategy.judge)
+        pipeline = Pipeline(*parts, name=strategy.label or "block", is_failure=strategy.judge)
         strategy.block_pipelines[is_async] = pipeline
     return Call(pipeline, _nothing, (), {}, is_async=is_async)
 

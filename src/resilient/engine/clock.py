@@ -178,7 +178,7 @@ class SystemClock:
                 loop.call_soon_threadsafe(wake)
 
         waiter.notify(wake_from_anywhere)
-        timer = None if until is None else loop.call_later(until - self.now(), wake)
+        timer = None if until is None else loop.call_later(until - now(), wake)
         try:
             await woken
         finally:

@@ -11,7 +11,6 @@ import inspect
 import os
 import weakref
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from resilient.engine.callables import code_of, is_async_function, plain_name
@@ -34,6 +33,7 @@ Function = Callable[..., Any]
 class _Guarded(NamedTuple):
     """What is known of a wrapper that this module has made."""
 
+    wrapper: weakref.ref[Function]
     function: Function
     #: The pipeline as it was given, before it was attached to this function.
     given: tuple[Strategy, ...]
@@ -41,9 +41,10 @@ class _Guarded(NamedTuple):
     pipeline: Pipeline
 
 
-# By wrapper, not as an attribute of it: functools.wraps would copy an attribute to the wrapper of
-# another decorator, which would then be taken for ours and skipped.
-_guarded: weakref.WeakKeyDictionary[Function, _Guarded] = weakref.WeakKeyDictionary()
+# An attribute of the wrapper, so that the two go together: in a table by wrapper, an object that
+# keeps its own guarded method would never go. functools.wraps copies it to the wrapper of another
+# decorator, which must not be taken for ours and skipped; hence the reference to the right one.
+_ATTRIBUTE = "_resilient"
 
 
 def guard(
@@ -90,7 +91,7 @@ def guard(
     )
     attached = [strategy.attach(target) for strategy in strategies]
     named = name or next((one.label for one in attached if one.label is not None), None)
-    pipeline = Pipeline(attached, name=named or target.name, is_failure=is_failure)
+    pipeline = Pipeline(*attached, name=named or target.name, is_failure=is_failure)
     if os.environ.get("RESILIENT_DISABLED", "") not in ("", "0"):
         wrapper = _plain(function, is_async=is_async)
     elif is_stream:
@@ -102,7 +103,11 @@ def guard(
         lane = async_lane if is_async else sync_lane
         wrapper = lane(pipeline, function, called)
     functools.update_wrapper(wrapper, function)
-    _guarded[wrapper] = _Guarded(function, strategies, name, pipeline)
+    setattr(
+        wrapper,
+        _ATTRIBUTE,
+        _Guarded(weakref.ref(wrapper), function, strategies, name, pipeline),
+    )
     return cast("Callable[P, R]", wrapper)
 
 
@@ -150,4 +155,5 @@ def guarded_under(name: str, kind: str) -> bool:
 
 
 def _known(function: object) -> _Guarded | None:
-    return _guarded.get(function) if isinstance(function, FunctionType) else None
+    known: _Guarded | None = getattr(function, _ATTRIBUTE, None)
+    return known if known is not None and known.wrapper() is function else None

@@ -8,10 +8,10 @@ decided late.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import Any, final
+from typing import Any, ParamSpec, TypeVar, final
 
 from resilient.engine import clock, faults
 from resilient.engine.call import Call
@@ -21,12 +21,15 @@ from resilient.engine.locks import new_lock
 from resilient.engine.measures import Measures
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Attempt, Proceed, Steps
-from resilient.engine.strategy import Accept, Strategy, Target
+from resilient.engine.strategy import Accept, Strategy
 from resilient.errors import CallRejected, CallTimeout, InvalidUse
 
 __all__ = ["JOURNAL_SIZE", "Lane", "Pipeline"]
 
 JOURNAL_SIZE = 256
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @final
@@ -46,13 +49,37 @@ class Lane:
 
 @final
 class Pipeline:
-    """Strategies around a function, outermost first, with their lane and their journal."""
+    """Strategies in the order in which they are written, outermost first.
+
+    A decorator, as if its strategies were stacked, and a way to `call` through them. Where there
+    is a name for what is called, a `Dependency` says more.
+
+    Arguments:
+        strategies: What guards the call.
+        name: The name in errors, logs and metrics; the breaker's, or that of the function.
+        is_failure: Whether an error speaks against what is called; else every error does.
+
+    Raises:
+        InvalidUse: If a strategy is there twice.
+
+    Example:
+        >>> from resilient import Pipeline, retry, timeout
+        >>> careful = Pipeline(timeout(5), retry(on=ConnectionError), timeout(2))
+        >>> @careful
+        ... def fetch() -> str:
+        ...     return "within five seconds, and two for each attempt"
+        >>> fetch()
+        'within five seconds, and two for each attempt'
+        >>> careful.call(str.upper, "also")
+        'ALSO'
+    """
 
     __slots__ = (
         "__weakref__",
         "_absorbing",
         "_chain",
         "_changing",
+        "_given_name",
         "_late",
         "_resolution",
         "_settling",
@@ -69,12 +96,17 @@ class Pipeline:
 
     def __init__(
         self,
-        strategies: Iterable[Strategy],
-        *,
-        name: str,
+        *strategies: Strategy,
+        name: str | None = None,
         is_failure: Callable[[Exception], bool] | None = None,
     ) -> None:
-        self.strategies = tuple(strategies)
+        for strategy in strategies:
+            if not isinstance(strategy, Strategy):
+                raise InvalidUse(f"a pipeline is made of strategies, and {strategy!r} is none")
+        self.strategies = strategies
+        self._given_name = name
+        if name is None:
+            name = next((one.label for one in strategies if one.label is not None), "pipeline")
         if len({id(strategy) for strategy in self.strategies}) < len(self.strategies):
             raise InvalidUse(f"{name}: one strategy twice in a pipeline counts each call twice")
         self.name = name
@@ -100,10 +132,20 @@ class Pipeline:
         self.measures.pipelines.add(self)
         self.refresh()
 
-    def attached(self, target: Target) -> Pipeline:
-        """Return the pipeline to use for `target`: its own, as journals belong to one function."""
-        strategies = [strategy.attach(target) for strategy in self.strategies]
-        return Pipeline(strategies, name=self.name, is_failure=self.judge)
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return `function`, guarded by these strategies and by those that guard it already."""
+        from resilient.engine.guard import guard
+
+        return guard(function, *self.strategies, name=self._given_name, is_failure=self.judge)
+
+    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call `function` through the strategies; of an asynchronous one, return the awaitable."""
+        from resilient.engine.lanes import call_through
+
+        if any(strategy.needs_target for strategy in self.strategies):
+            return self(function)(*args, **kwargs)
+        result: R = call_through(self, function, args, dict(kwargs))
+        return result
 
     def _chained(self) -> Proceed:
         proceed: Proceed = _attempt

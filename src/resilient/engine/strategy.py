@@ -94,6 +94,8 @@ class Strategy(LanePart):
     #: What is said when the strategy is used as a ``with`` block and cannot be; None if it can.
     no_block: ClassVar[str | None] = None
 
+    #: Whether the strategy must know the function that it guards, and cannot do with any.
+    needs_target: ClassVar[bool] = False
     #: Whether an error in a block speaks against the dependency; None if every error does.
     judge: Callable[[Exception], bool] | None = None
 

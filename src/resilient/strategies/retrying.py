@@ -106,7 +106,7 @@ class Retrying:
 
     def __init__(self, retry: Retry, name: str) -> None:
         retry.attach(Target(_nothing, name, is_async=False))
-        self._pipeline = Pipeline([retry], name=name)
+        self._pipeline = Pipeline(retry, name=name)
 
     def __iter__(self) -> Iterator[AttemptBlock]:
         loop = _Loop(self._pipeline, is_async=False)

@@ -38,7 +38,7 @@ class GuardedStore:
         self._store = store
         name = f"{type(store).__name__} of a cache"
         breaker = CircuitBreaker(fail_max=3)
-        self._pipeline = Pipeline([breaker, _StoreTimeout(seconds, max_abandoned=8)], name=name)
+        self._pipeline = Pipeline(breaker, _StoreTimeout(seconds, max_abandoned=8), name=name)
 
     def get(self, call: Call, key: Hashable) -> Steps[Entry | None]:
         """Return the entry under `key`, or None if there is none or the store does not answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from itertools import islice
 from typing import Any, final
 
 from resilient.degrade.stores import Entry
@@ -52,9 +53,15 @@ class MemoryStore:
 
     def put(self, key: Hashable, value: Any, ttl: float) -> None:
         """Keep `value` under `key`, in place of the oldest if there is no room."""
+        entry = (value, clock.now(), ttl)
+        entries = self._entries
+        # Each of these is atomic; between two of them another thread's entry may come first.
+        entries.pop(key, None)
+        entries[key] = entry
+        if len(entries) > self.max_entries:
+            self._make_room()
+
+    def _make_room(self) -> None:
         with self._lock:
-            entries = self._entries
-            entries.pop(key, None)
-            entries[key] = (value, clock.now(), ttl)
-            if len(entries) > self.max_entries:
-                del entries[next(iter(entries))]
+            for key in list(islice(self._entries, max(0, len(self) - self.max_entries))):
+                self._entries.pop(key, None)

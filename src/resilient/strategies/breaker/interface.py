@@ -176,7 +176,7 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
     def call(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call `func` under this breaker; of an asynchronous function, return the awaitable."""
         if self._own is None:
-            self._own = Pipeline([self], name=self._name or "circuit")
+            self._own = Pipeline(self, name=self._name or "circuit")
         return call_through(self._own, func, args, kwargs)
 
     def calling(self) -> AbstractContextManager[Any]:  # type: ignore[override]
