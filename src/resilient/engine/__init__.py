@@ -5,6 +5,7 @@ From the bottom up:
 
     clock      what time it is and how time passes; the one place a test replaces
     outcome    what one call came to
+    notes      what is said on the errors of others
     limits     when a call must be back, handed down to nested calls
     steps      what a strategy may ask for: an attempt, a pause, a wait
     call       one call on its way through a pipeline

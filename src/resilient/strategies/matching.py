@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
     from tenacity.retry import retry_base
 
-__all__ = ["Matches", "error_matcher", "matcher"]
+__all__ = ["Matches", "error_matcher", "judges_values", "matcher"]
 
 #: What says which errors are meant.
 Matches: TypeAlias = (
@@ -31,6 +31,17 @@ def matcher(parameter: str, on: Matches | retry_base) -> Matcher:
         return lambda _error, state: bool(decide(state()))
     matches = error_matcher(parameter, on)  # type: ignore[arg-type]
     return lambda error, _state: matches(error)
+
+
+def judges_values(on: object) -> bool:
+    """Whether `on` is a retry object of tenacity that may want values tried again, not errors."""
+    tenacity = sys.modules.get("tenacity")
+    if tenacity is None or not isinstance(on, tenacity.retry_base):
+        return False
+    if isinstance(on, tenacity.retry_any | tenacity.retry_all):
+        return any(map(judges_values, on.retries))
+    # The subclasses that keep this method say no to whatever is not an error.
+    return type(on).__call__ is not tenacity.retry_if_exception.__call__
 
 
 def error_matcher(parameter: str, on: Matches) -> Callable[[Exception], bool]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, final
 
 from resilient.engine import clock, settings, signals
 from resilient.engine.call import Call
 from resilient.engine.isolation import isolated
 from resilient.engine.locks import new_lock
+from resilient.engine.notes import annotate
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Proceed, Sleep, Steps
 from resilient.engine.strategy import Accept, Strategy, Target
 from resilient.errors import CallRejected, DeadlineExceeded, InvalidSetting, InvalidUse
-from resilient.strategies.matching import Matches, matcher
+from resilient.strategies.matching import Matches, judges_values, matcher
 from resilient.strategies.retry_after import asked_to_wait
 
 if TYPE_CHECKING:
@@ -148,6 +150,7 @@ class Retry(Strategy):
             )
         self.on = on
         self._matches = None if on is None else matcher("on", on)
+        self._judges_values = judges_values(on)
         self.on_result = None if on_result is None else settings.function("on_result", on_result)
         self.attempts = settings.count("attempts", 3 if attempts is None else attempts)
         self.stop = None if stop is None else settings.function("stop", stop)
@@ -188,9 +191,12 @@ class Retry(Strategy):
     @property
     def accept(self) -> Accept | None:
         """Look at returned values, if some of them are to be tried again."""
+        if self._judges_values:  # which takes tenacity's view of the call
+            return lambda _args, _kwargs, _value, _seconds: False
         if self.on_result is None:
             return None
-        return lambda _args, _kwargs, value, _seconds: not self._dislikes(value)
+        on_result = self.on_result
+        return lambda _args, _kwargs, value, _seconds: not _dislikes(on_result, value)
 
     def absorb(self, durations: list[float], when: float) -> None:
         """Put the successes of the fast lane into the budget."""
@@ -205,7 +211,8 @@ class Retry(Strategy):
         history = _History(self, call)
         for attempt in count(1):
             outcome = yield from proceed(call)
-            if outcome.error is None and not self._dislikes(outcome.value):
+            history.note(attempt, outcome)
+            if outcome.error is None and not self._wants_another(outcome.value, history):
                 if self.budget is not None:
                     self.budget.put()
                 return outcome
@@ -214,7 +221,6 @@ class Retry(Strategy):
                     return outcome
                 return _stopped(failed, call, attempt - 1, _why_refused(outcome.error))
             failed = outcome
-            history.note(attempt, outcome)
             reason, pause = self._pause_after(attempt, outcome, call, history)
             if reason is not None:
                 return _stopped(outcome, call, attempt, reason)
@@ -229,20 +235,23 @@ class Retry(Strategy):
             yield Sleep(pause)
         raise AssertionError("unreachable")
 
-    def _dislikes(self, value: Any) -> bool:
-        return self.on_result is not None and bool(
-            isolated("retry on_result", False, self.on_result, value)
-        )
+    def _wants_another(self, value: Any, history: _History) -> bool:
+        """Whether a returned value is one that is tried again."""
+        if self.on_result is not None and _dislikes(self.on_result, value):
+            return True
+        return self._judges_values and self._is_matched(None, history)
+
+    def _is_matched(self, error: Exception | None, history: _History) -> bool:
+        if self._matches is None:
+            return False
+        return bool(isolated("retry on", False, self._matches, error, history.state))
 
     def _pause_after(
         self, attempt: int, outcome: Outcome, call: Call, history: _History
     ) -> tuple[str | None, float]:
         """Return why there is no further attempt, or None and the seconds until it."""
         error = outcome.error
-        if error is not None and not (
-            self._matches is not None
-            and isolated("retry on", False, self._matches, error, history.state)
-        ):
+        if error is not None and not self._is_matched(error, history):
             return "not retryable", 0.0
         if self.after is not None:
             isolated("retry after", None, self.after, history.state())
@@ -268,8 +277,8 @@ class Retry(Strategy):
     def _pause(self, attempt: int, history: _History) -> float:
         if self.wait is not None:
             pause = isolated("retry wait", None, self.wait, history.state())
-            if isinstance(pause, int | float):
-                return max(0.0, float(pause))
+            if isinstance(pause, int | float) and 0 <= pause < inf:
+                return float(pause)
         bound: float = min(self.wait_max, self.wait_initial * 2.0 ** min(attempt - 1, 60))
         return random.uniform(0.0, bound)
 
@@ -279,6 +288,10 @@ class Retry(Strategy):
         state = history.state()
         state.upcoming_sleep = pause
         return bool(isolated("retry stop", True, self.stop, state))
+
+
+def _dislikes(on_result: Callable[[Any], bool], value: Any) -> bool:
+    return bool(isolated("retry on_result", False, on_result, value))
 
 
 def _why_refused(error: CallRejected | DeadlineExceeded) -> str:
@@ -295,9 +308,7 @@ def _stopped(outcome: Outcome, call: Call, attempts: int, reason: str) -> Outcom
         seconds = clock.now() - call.started
         plural = "" if attempts == 1 else "s"
         note = f"{begin}{attempts} attempt{plural} in {seconds:.3f} s, stopped by: {reason}"
-        # An error object that is raised over and over must not collect a note each time.
-        earlier = [one for one in getattr(error, "__notes__", ()) if not one.startswith(begin)]
-        error.__notes__ = [*earlier, note]
+        annotate(error, begin, note)
     return outcome
 
 

@@ -51,6 +51,8 @@ def parsed(value: object) -> float | None:
     """
     if isinstance(value, dt.timedelta):
         value = value.total_seconds()
+    if isinstance(value, dt.datetime):
+        value = value.timestamp() - time.time()
     if isinstance(value, bytes):
         value = value.decode("latin-1")
     if isinstance(value, bool):

@@ -35,6 +35,7 @@ class AttemptBlock:
         self._started = clock.now()
 
     def __enter__(self) -> AttemptBlock:
+        self._loop.enter(self.number)
         self._started = clock.now()
         return self
 
@@ -57,12 +58,13 @@ class _Loop:
         self._pending: Step | None = None
         self._begun = False
         self._ended = False
-        self._in_attempt = False
         self._number = 0
+        #: The attempts whose blocks have begun; one less than the number while one is awaited.
+        self._entered = 0
 
     def next(self) -> Steps[AttemptBlock | None]:
         """Carry out what lies between two attempts; None when there is no further one."""
-        if self._in_attempt:
+        if self._entered < self._number:
             raise InvalidUse("every attempt of retrying() is a block: `with attempt: ...`")
         if self._ended:
             return None
@@ -76,13 +78,19 @@ class _Loop:
             self._ended = True
             reached.result()
             return None
-        self._in_attempt = True
         self._number += 1
         return AttemptBlock(self, self._number)
 
+    def enter(self, number: int) -> None:
+        """Begin the block of an attempt."""
+        if self._ended or number != self._number or number == self._entered:
+            raise InvalidUse(
+                "an attempt of retrying() is one block: take the next attempt from the loop"
+            )
+        self._entered = number
+
     def attempted(self, error: BaseException | None, started: float) -> bool:
         """Take note of an attempt; return whether its error is to be swallowed."""
-        self._in_attempt = False
         try:
             if error is None or isinstance(error, Exception):
                 self._pending = self._steps.send(Outcome(None, error, started, clock.now()))
@@ -95,6 +103,11 @@ class _Loop:
                 raise
         self._ended = True
         return False
+
+    def close(self) -> None:
+        """Count a loop that was left between two attempts."""
+        self._ended = True
+        self._steps.close()
 
 
 def _nothing() -> None:
@@ -110,13 +123,19 @@ class Retrying:
 
     def __iter__(self) -> Iterator[AttemptBlock]:
         loop = _Loop(self._pipeline, is_async=False)
-        while (attempt := drive(loop.next())) is not None:
-            yield attempt
+        try:
+            while (attempt := drive(loop.next())) is not None:
+                yield attempt
+        finally:
+            loop.close()
 
     async def __aiter__(self) -> AsyncIterator[AttemptBlock]:
         loop = _Loop(self._pipeline, is_async=True)
-        while (attempt := await drive_async(loop.next())) is not None:
-            yield attempt
+        try:
+            while (attempt := await drive_async(loop.next())) is not None:
+                yield attempt
+        finally:
+            loop.close()
 
 
 #: The places in a program that use `retrying`, with what must outlive a single use.
@@ -150,6 +169,8 @@ def retrying(on: Any = None, *, name: str | None = None, **settings: Any) -> Ret
         ...         print("connected at attempt", attempt.number)
         connected at attempt 2
     """
+    if settings.get("on_result") is not None:
+        raise InvalidUse("a block has no value for on_result to look at: decorate a function")
     if name is None:
         caller = sys._getframe(1)
         name = f"{caller.f_globals.get('__name__', '')}.{caller.f_code.co_qualname}"
