@@ -435,6 +435,59 @@ def test_what_a_probe_calls_on_a_worker_rides_on_its_permit() -> None:
     assert breaker.current_state == "closed"
 
 
+def test_a_task_that_outlives_the_probe_which_began_it_has_no_permit(
+    virtual_time: VirtualTime,
+) -> None:
+    """What a probe leaves running in the background is rejected like others when it calls."""
+    breaker = half_open(virtual_time)
+    reached: list[str] = []
+    background: list[asyncio.Task[Any]] = []
+
+    @breaker
+    async def fetch(who: str) -> None:
+        reached.append(who)
+
+    async def poll_later() -> None:
+        await asyncio.sleep(1)
+        await fetch("background")
+
+    @breaker
+    async def probe() -> None:
+        background.append(asyncio.create_task(poll_later()))
+
+    async def main() -> None:
+        await probe()
+        assert breaker.current_state == "closed"
+        trip(breaker)
+        with pytest.raises(CircuitOpen):
+            await background[0]
+
+    virtual_time.run(main())
+    assert reached == []
+
+
+def test_what_an_outlived_probe_began_counts_again(virtual_time: VirtualTime) -> None:
+    """The failures of a task that a probe has left running open the circuit like any others."""
+    breaker = half_open(virtual_time)
+    background: list[asyncio.Task[Any]] = []
+
+    async def poll_later() -> None:
+        await asyncio.sleep(1)
+        breaker.call(fail)
+
+    @breaker
+    async def probe() -> None:
+        background.append(asyncio.create_task(poll_later()))
+
+    async def main() -> None:
+        await probe()
+        with pytest.raises(ConnectionError):
+            await background[0]
+
+    virtual_time.run(main())
+    assert breaker.current_state == "open"
+
+
 def test_after_the_probes_have_succeeded_everybody_passes(virtual_time: VirtualTime) -> None:
     """A circuit that has closed again lets all of 20 threads through."""
     breaker = half_open(virtual_time)

@@ -28,8 +28,9 @@ from resilient.strategies.matching import error_matcher
 
 __all__ = ["CircuitBreaker", "circuit_breaker"]
 
-#: The breakers of which the current context holds a probe's permit.
-_probing: ContextVar[tuple[CircuitBreaker, ...]] = ContextVar("resilient_probing", default=())
+#: The permits of probes that the current context is part of. Tasks and threads that a probe has
+#: begun inherit them, and may outlive it.
+_probing: ContextVar[tuple[Admission, ...]] = ContextVar("resilient_probing", default=())
 
 
 class CircuitBreaker(CircuitInterface):
@@ -228,7 +229,7 @@ class CircuitBreaker(CircuitInterface):
     def steps(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
         """Let the call through and take note of it, or reject it."""
         probing = _probing.get()
-        if self in probing:  # a part of a probe, which rides on its permit
+        if any(map(self._circuit.is_probing, probing)):  # a part of a probe rides on its permit
             return (yield from proceed(call))
         admission: Admission | None
         if call.resumed is not None:
@@ -247,7 +248,7 @@ class CircuitBreaker(CircuitInterface):
         self._before_call(call)
         token = None
         if admission is not None and admission.is_probe:
-            token = _probing.set((*probing, self))
+            token = _probing.set((*probing, admission))
         try:
             outcome = yield from proceed(call)
         except BaseException:

@@ -159,6 +159,10 @@ class Circuit:
                 return Admission(self.generation)
             return None
 
+    def is_probing(self, admission: Admission) -> bool:
+        """Whether `admission` is that of a probe of this circuit which has not ended."""
+        return admission in self._leases
+
     def withdraw(self, admission: Admission) -> None:
         """Take a permission back from a call that says nothing: cancelled, excluded, rejected."""
         with self._lock:
