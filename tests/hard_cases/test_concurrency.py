@@ -621,6 +621,27 @@ def test_many_stale_failures_do_not_lengthen_the_open_period(virtual_time: Virtu
 
 
 @each_way
+def test_a_failure_from_before_the_outage_does_not_open_the_circuit_after_it(
+    way: Any, virtual_time: VirtualTime
+) -> None:
+    """A call that outlives a whole outage and then fails says nothing about the time after it."""
+    breaker = CircuitBreaker(new_name(), fail_max=1, reset_timeout=10)
+
+    def slow() -> None:
+        trip(breaker)
+        virtual_time.sleep(10)
+        breaker.call(lambda: "probe")
+        assert breaker.current_state == "closed"
+        raise ConnectionError("late")
+
+    with pytest.raises(ConnectionError, match="late"):
+        way(breaker, slow)()
+    assert breaker.current_state == "closed"
+    assert breaker.fail_counter == 0
+    assert breaker.last_failure is None
+
+
+@each_way
 def test_a_success_from_before_the_outage_does_not_count_after_it(
     way: Any, virtual_time: VirtualTime
 ) -> None:

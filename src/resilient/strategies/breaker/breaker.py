@@ -282,7 +282,8 @@ class CircuitBreaker(CircuitInterface):
         if error is not None:
             # The successes that came before this failure count before it.
             self.settle()
-            self._last_failure = error
+            if admission is not None and admission.generation == self._circuit.generation:
+                self._last_failure = error
         self._tell_listeners(error)
         if admission is None:
             return outcome
