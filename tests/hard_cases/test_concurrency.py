@@ -786,6 +786,53 @@ def test_the_lease_of_a_probe_ends_with_its_own_limit(virtual_time: VirtualTime)
     assert breaker.call(lambda: "probe") == "probe"
 
 
+@pytest.mark.parametrize("seconds", [15, 60])
+def test_a_probe_may_take_as_long_as_its_own_limit_allows(
+    seconds: float, virtual_time: VirtualTime
+) -> None:
+    """A healthy call that takes longer than `reset_timeout` closes the circuit all the same."""
+    breaker = half_open(virtual_time)
+
+    @breaker
+    @timeout(seconds + 1)
+    async def slow() -> str:
+        await asyncio.sleep(seconds)
+        return "answer"
+
+    async def main() -> str:
+        call = asyncio.create_task(slow())
+        await asyncio.sleep(11)
+        assert breaker.current_state == "half-open"
+        return await call
+
+    assert virtual_time.run(main()) == "answer"
+    assert breaker.current_state == "closed"
+
+
+def test_a_slow_dependency_with_a_time_limit_comes_back(virtual_time: VirtualTime) -> None:
+    """A dependency that answers in 2 s of the 5 that it has, and opens for 1 s, closes again."""
+    payments = Dependency(
+        new_name(),
+        timeout=5,
+        failures=ConnectionError,
+        breaker=circuit_breaker(fail_max=1, reset_timeout=1),
+    )
+
+    @payments
+    def charge(error: Exception | None = None) -> str:
+        if error is not None:
+            raise error
+        virtual_time.sleep(2)
+        return "charged"
+
+    with pytest.raises(ConnectionError):
+        charge(ConnectionError("reset"))
+    virtual_time.advance(1)
+    assert charge() == "charged"
+    assert payments.breaker is not None
+    assert payments.breaker.current_state == "closed"
+
+
 def test_a_probe_that_hangs_on_a_worker_gives_its_permit_back_at_its_limit() -> None:
     """A synchronous probe that is abandoned at its limit has failed, and the next one is let in."""
     breaker = CircuitBreaker(new_name(), fail_max=1, reset_timeout=0.05)

@@ -265,13 +265,19 @@ class CircuitBreaker(CircuitInterface):
         now = clock.now()
         if self._shared is not None:
             self._announce(self._shared.pull(self._circuit, now), pushed=True)
-        rules = self._circuit.rules
-        lease = max(self._circuit.until - self._circuit.opened, rules.reset_timeout) or 1.0
-        if call.limit is not None:
-            lease = max(0.0, call.limit.expires - now)
-        admitted, changes = self._circuit.admit(now, lease)
+        admitted, changes = self._circuit.admit(now, self._lease(call, now))
         self._announce(changes)
         return admitted
+
+    def _lease(self, call: Call, now: float) -> float:
+        """Return for how many seconds `call` may be a probe: as long as its own limits allow."""
+        limits = [one.seconds for one in call.pipeline.strategies if one.seconds is not None]
+        if call.limit is not None:
+            limits.append(max(0.0, call.limit.expires - now))
+        if limits:
+            return min(limits)
+        circuit = self._circuit
+        return max(circuit.until - circuit.opened, circuit.rules.reset_timeout) or 1.0
 
     def _noted(self, admission: Admission | None, outcome: Outcome) -> Outcome:
         error = outcome.error
