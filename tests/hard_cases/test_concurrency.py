@@ -833,6 +833,26 @@ def test_a_slow_dependency_with_a_time_limit_comes_back(virtual_time: VirtualTim
     assert payments.breaker.current_state == "closed"
 
 
+def test_the_late_answer_of_an_expired_probe_closes_nothing(virtual_time: VirtualTime) -> None:
+    """A probe that answers after its lease has ended is not the one that closes the circuit."""
+    breaker = half_open(virtual_time)
+
+    @breaker
+    async def slow() -> str:
+        await asyncio.sleep(15)
+        return "late"
+
+    async def main() -> str:
+        late = asyncio.create_task(slow())
+        await asyncio.sleep(12)
+        assert breaker.current_state == "open"
+        return await late
+
+    assert virtual_time.run(main()) == "late"
+    assert breaker.current_state == "open"
+    assert breaker.retry_after == pytest.approx(5)
+
+
 def test_a_probe_that_hangs_on_a_worker_gives_its_permit_back_at_its_limit() -> None:
     """A synchronous probe that is abandoned at its limit has failed, and the next one is let in."""
     breaker = CircuitBreaker(new_name(), fail_max=1, reset_timeout=0.05)

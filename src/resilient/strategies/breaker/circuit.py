@@ -302,8 +302,11 @@ class Circuit:
         if self.state == OPEN and now >= self.until:
             self._half_open_locked(now, "reset_timeout")
         elif self.state == HALF_OPEN:
-            if any(now >= lease.expires for lease in self._leases):
-                self._reopen_locked(now, "probe_expired")
+            expired = min((lease.expires for lease in self._leases), default=inf)
+            if now >= expired:
+                # That was then, whether or not somebody has looked since.
+                self._reopen_locked(expired, "probe_expired")
+                self._pass_time_locked(now)
             else:
                 self._follow_ramp_locked(now)
 
