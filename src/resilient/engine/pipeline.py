@@ -32,6 +32,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+# One for all pipelines: lanes open and close when a circuit does, and that is rare.
+_changing = new_lock()
+
+
 @final
 class Lane:
     """Whether the fast lane is open: `epoch` is None while it is closed, and new at each opening.
@@ -78,7 +82,6 @@ class Pipeline:
         "__weakref__",
         "_absorbing",
         "_chain",
-        "_changing",
         "_given_name",
         "_late",
         "_resolution",
@@ -112,7 +115,6 @@ class Pipeline:
         self.name = name
         self.measures = Measures.of(name)
         self.judge = is_failure
-        self._changing = new_lock()
         self._settling = new_lock()
         self.lane = Lane()
         self.journal: list[float] = []
@@ -194,7 +196,7 @@ class Pipeline:
 
     def refresh(self) -> None:
         """Open the fast lane if every strategy is at rest, else close it."""
-        with self._changing:
+        with _changing:
             at_rest = (
                 self.name not in faults.active
                 and not faults.passing.depth

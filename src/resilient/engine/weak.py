@@ -13,18 +13,21 @@ __all__ = ["WeakList"]
 T = TypeVar("T")
 
 
+# One for all lists: they grow when something is decorated, and are read without it.
+_growing = new_lock()
+
+
 class WeakList(Generic[T]):
     """A list that forgets what nobody else holds, and can be iterated while it grows."""
 
-    __slots__ = ("_lock", "_references")
+    __slots__ = ("_references",)
 
     def __init__(self) -> None:
-        self._lock = new_lock()
         self._references: tuple[weakref.ref[T], ...] = ()
 
     def add(self, item: T) -> None:
         """Append `item`; what has gone meanwhile is dropped."""
-        with self._lock:
+        with _growing:
             alive = [one for one in self._references if one() is not None]
             self._references = (*alive, weakref.ref(item))
 
