@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -133,6 +135,8 @@ class Deadline(Strategy):
         super().__init__()
         self.limit = settings.seconds("seconds", seconds, above_zero=True)
         self.pass_as = None if pass_as is None else settings.text("pass_as", pass_as)
+        #: Where among positional arguments that parameter is; nowhere unless it can be.
+        self._position = sys.maxsize
         self.cuts = Cuts()
 
     def __repr__(self) -> str:
@@ -145,25 +149,32 @@ class Deadline(Strategy):
         return False
 
     def attach(self, target: Target) -> Deadline:
-        """Check that the function takes what it is to be handed."""
-        if self.pass_as is not None and target.signature is not None:
-            parameters = target.signature.parameters
-            known = self.pass_as in parameters or any(
-                one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()
+        """Find out where the function takes what it is to be handed."""
+        if self.pass_as is None or target.signature is None:
+            return self
+        kinds = inspect.Parameter
+        parameters = target.signature.parameters
+        parameter = parameters.get(self.pass_as)
+        if parameter is None:
+            taken = any(one.kind is kinds.VAR_KEYWORD for one in parameters.values())
+        else:
+            taken = parameter.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)
+        if not taken:
+            raise InvalidUse(
+                f"pass_as={self.pass_as!r}: {target.name} has no such parameter to name; "
+                f"it has {', '.join(parameters) or 'none'}"
             )
-            if not known:
-                raise InvalidUse(
-                    f"pass_as={self.pass_as!r}: {target.name} has no such parameter; "
-                    f"it has {', '.join(parameters) or 'none'}"
-                )
-        return self
+        attached = copy.copy(self)
+        if parameter is not None and parameter.kind is kinds.POSITIONAL_OR_KEYWORD:
+            attached._position = list(parameters).index(self.pass_as)
+        return attached
 
     def steps(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
         """Make the limit known to all that is further in."""
         outer, function = call.limit, call.function
         call.limit = tighter(outer, Limit(clock.now() + self.limit, self.limit, call.name, self))
         if self.pass_as is not None:
-            call.function = partial(_handing_down, function, self.pass_as)
+            call.function = partial(_handing_down, function, self.pass_as, self._position)
         try:
             outcome = yield from proceed(call)
         finally:
@@ -174,12 +185,17 @@ class Deadline(Strategy):
         return outcome
 
 
-def _handing_down(function: Callable[..., Any], pass_as: str, /, *args: Any, **kwargs: Any) -> Any:
+def _handing_down(
+    function: Callable[..., Any], pass_as: str, position: int, /, *args: Any, **kwargs: Any
+) -> Any:
     left = remaining()
-    given = kwargs.get(pass_as)
-    if left is not None and not (isinstance(given, int | float) and given < left):
-        kwargs[pass_as] = left
-    return function(*args, **kwargs)
+    by_position = position < len(args)
+    given = args[position] if by_position else kwargs.get(pass_as)
+    if left is None or (isinstance(given, int | float) and given < left):
+        return function(*args, **kwargs)
+    if by_position:
+        return function(*args[:position], left, *args[position + 1 :], **kwargs)
+    return function(*args, **{**kwargs, pass_as: left})
 
 
 timeout = Timeout
