@@ -11,6 +11,7 @@ import inspect
 import os
 import weakref
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from resilient.engine.callables import code_of, is_async_function, plain_name
@@ -103,11 +104,8 @@ def guard(
         lane = async_lane if is_async else sync_lane
         wrapper = lane(pipeline, function, called)
     functools.update_wrapper(wrapper, function)
-    setattr(
-        wrapper,
-        _ATTRIBUTE,
-        _Guarded(weakref.ref(wrapper), function, strategies, name, pipeline),
-    )
+    known = _Guarded(weakref.ref(wrapper), function, strategies, name, pipeline)
+    setattr(wrapper, _ATTRIBUTE, known)
     return cast("Callable[P, R]", wrapper)
 
 
@@ -155,5 +153,7 @@ def guarded_under(name: str, kind: str) -> bool:
 
 
 def _known(function: object) -> _Guarded | None:
+    if not isinstance(function, FunctionType):
+        return None
     known: _Guarded | None = getattr(function, _ATTRIBUTE, None)
     return known if known is not None and known.wrapper() is function else None
