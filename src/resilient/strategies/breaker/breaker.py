@@ -277,7 +277,7 @@ class CircuitBreaker(CircuitInterface):
         if limits:
             return min(limits)
         circuit = self._circuit
-        return max(circuit.until - circuit.opened, circuit.rules.reset_timeout) or 1.0
+        return max(circuit.period, circuit.rules.reset_timeout) or 1.0
 
     def _noted(self, admission: Admission | None, outcome: Outcome) -> Outcome:
         error = outcome.error
@@ -317,8 +317,8 @@ class CircuitBreaker(CircuitInterface):
         """Count a stream that failed in the middle, if it began in the present state."""
         self._noted(self._circuit.admitted_at(call.started), outcome)
 
-    def _rejection(self, retry_after: float) -> CircuitOpen:
-        rejection = CircuitOpen(self._name or "circuit", max(0.0, retry_after), self._circuit.state)
+    def _rejection(self, retry_after: float | None) -> CircuitOpen:
+        rejection = CircuitOpen(self._name or "circuit", retry_after, self._circuit.state)
         rejection.__cause__ = self._last_failure
         return rejection
 

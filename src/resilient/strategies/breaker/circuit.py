@@ -69,9 +69,9 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No permission now; seconds until there may be one."""
+    """No permission now; seconds until there may be one, or None if nobody can tell."""
 
-    retry_after: float
+    retry_after: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class Circuit:
         self.state = CLOSED
         self.generation = 0
         self.since = -inf
-        self.opened = -inf
+        self.period = 0.0
         self.until = -inf
         self.forced = False
         self.consecutive = 0
@@ -141,7 +141,7 @@ class Circuit:
         if self.state == CLOSED:
             return Admission(self.generation)
         if self.state == OPEN:
-            return Refusal(self.until - now)
+            return Refusal(None if self.forced else self.until - now)
         if self.ramp is not None:
             if self.ramp.admits():
                 return Admission(self.generation, is_ramp=True)
@@ -324,14 +324,15 @@ class Circuit:
 
     def _open_locked(self, now: float, reason: str) -> None:
         period = self._period_locked()
-        if self.first_failure is None:
+        if self.first_failure is None and reason != "forced":
             self.first_failure = now
+        since = None if self.first_failure is None else now - self.first_failure
         failures, calls = self._window.failures, self._window.calls
         if reason == "consecutive_failures":
             failures = calls = self.consecutive
-        change = Change(self.state, OPEN, reason, now - self.first_failure, period, failures, calls)
+        change = Change(self.state, OPEN, reason, since, period, failures, calls)
         self._enter_locked(OPEN, now, change)
-        self.opened = now
+        self.period = period
         self.until = now + period
 
     def _half_open_locked(self, now: float, reason: str) -> None:

@@ -121,8 +121,9 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
 
     @property
     def retry_after(self) -> float | None:
-        """The seconds until a call may be let through, or None if the circuit is not open."""
-        return self._circuit.until - clock.now() if self._look() == OPEN else None
+        """The seconds until a call may be let through; None if not open, or forced to be."""
+        is_known = self._look() == OPEN and not self._circuit.forced
+        return self._circuit.until - clock.now() if is_known else None
 
     @property
     def failing_since(self) -> float | None:

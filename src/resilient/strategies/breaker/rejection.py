@@ -14,10 +14,11 @@ class CircuitOpen(CallRejected, pybreaker.CircuitBreakerError):
 
     reason = "circuit_open"
 
-    def __init__(self, name: str, retry_after: float, state: str = "open") -> None:
-        super().__init__(
-            name,
-            f"circuit {state}, next call in {retry_after:.3g} s at the earliest",
-            retry_after=retry_after,
-        )
+    def __init__(self, name: str, retry_after: float | None, state: str = "open") -> None:
+        if retry_after is None:
+            until = "until it is reset by hand"
+        else:
+            retry_after = max(0.0, retry_after)
+            until = f"next call in {retry_after:.3g} s at the earliest"
+        super().__init__(name, f"circuit {state}, {until}", retry_after=retry_after)
         self.state = state
