@@ -285,19 +285,20 @@ class CircuitBreaker(CircuitInterface):
             if admission is not None:
                 self._circuit.withdraw(admission)
             return outcome
-        if error is not None:
-            # The successes that came before this failure count before it.
+        if error is not None or outcome.duration >= self._circuit.rules.slow_call_seconds:
+            # The successes that came before what may open the circuit count before it.
             self.settle()
-            if admission is not None and admission.generation == self._circuit.generation:
-                self._last_failure = error
+        is_current = admission is not None and admission.generation == self._circuit.generation
+        if error is not None and is_current:
+            self._last_failure = error
         self._tell_listeners(error)
         if admission is None:
             return outcome
         in_a_row = 0
-        if self._shared is not None:
+        if self._shared is not None and is_current:
             if error is None:
                 self._shared.succeeded(self._circuit.state)
-            elif admission.generation == self._circuit.generation:
+            else:
                 in_a_row = self._shared.failed()
         _, changes = self._circuit.record(
             admission,

@@ -244,11 +244,10 @@ class Circuit:
             return "consecutive_failures"
         if window.calls < rules.min_calls:
             return None
-        most_failures = (rules.failure_rate or inf) * window.calls
-        if failed and window.failures >= most_failures:
+        # Divided, not multiplied: 7 of 100 calls are 0.07, but 0.07 * 100 is more than 7.
+        if failed and window.failures / window.calls >= (rules.failure_rate or inf):
             return "failure_rate"
-        most_slow = (rules.slow_call_rate or inf) * window.calls
-        if slow and window.slow >= most_slow:
+        if slow and window.slow / window.calls >= (rules.slow_call_rate or inf):
             return "slow_call_rate"
         return None
 
