@@ -315,6 +315,8 @@ _names: Names[CircuitInterface] = Names("circuit breaker")
 
 
 def _exclusions(exclude: Iterable[Exclusion] | None) -> list[Any]:
+    if exclude is not None and not isinstance(exclude, Iterable):
+        raise InvalidSetting("exclude", exclude, "a list of exception types and predicates")
     exclusions = list(exclude or ())
     for one in exclusions:
         is_error = isinstance(one, type) and issubclass(one, BaseException)
