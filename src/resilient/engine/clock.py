@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from resilient.engine.waiting import Waiter
     from resilient.engine.workers import Workers
 
-__all__ = ["Clock", "SystemClock", "Timer", "current", "install", "now"]
+__all__ = ["Clock", "SystemClock", "Timer", "current", "followers", "install", "now"]
 
 
 class Timer(Protocol):
@@ -218,10 +218,14 @@ class SystemClock:
 system = SystemClock()
 current: Clock = system
 now: Callable[[], float] = system.now
+#: Called with each new `now`, for those who keep it closer at hand than here.
+followers: list[Callable[[Callable[[], float]], object]] = []
 
 
 def install(clock: Clock) -> Clock:
     """Make `clock` the library's clock and return the one that it replaces."""
     global current, now
     replaced, current, now = current, clock, clock.now
+    for follow in followers:
+        follow(now)
     return replaced

@@ -26,6 +26,17 @@ __all__ = ["async_lane", "call_through", "run", "run_async", "sync_lane"]
 
 Function = Callable[..., Any]
 
+#: The clock's, as a global of this module: it is read twice for each call.
+now = clock.now
+
+
+def _follow(now_from_now_on: Callable[[], float]) -> None:
+    global now
+    now = now_from_now_on
+
+
+clock.followers.append(_follow)
+
 
 def sync_lane(pipeline: Pipeline, function: Function, called: Function) -> Function:
     """Return `function` guarded by `pipeline`; the fast lane calls it as `called`."""
@@ -38,12 +49,11 @@ def sync_lane(pipeline: Pipeline, function: Function, called: Function) -> Funct
         if epoch is None or limit_around() is not None or (take is not None and not take()):
             outcome = run(pipeline, function, args, kwargs)
         else:
-            start = end = clock.now()
-            value = failure = None
+            start = now()
             try:
                 value = called(*args, **kwargs)
             except Exception as error:
-                failure = error
+                outcome = Outcome.failed(error, start)
             except BaseException:
                 _interrupted(pipeline, start)
                 raise
@@ -52,7 +62,7 @@ def sync_lane(pipeline: Pipeline, function: Function, called: Function) -> Funct
                     if give is not None:
                         give()
                     return run_async(pipeline, function, args, kwargs, value)
-                end = clock.now()
+                end = now()
                 if lane.epoch is epoch and (
                     accept is None or accept(args, kwargs, value, end - start)
                 ):
@@ -64,11 +74,7 @@ def sync_lane(pipeline: Pipeline, function: Function, called: Function) -> Funct
                     if give is not None:
                         give()
                     return value
-            if failure is None:
                 outcome = Outcome(value, None, start, end)
-            else:
-                outcome = Outcome.failed(failure, start)
-                failure = None  # its traceback refers to this frame
             outcome = run(pipeline, function, args, kwargs, outcome)
         if outcome.error is None:
             return outcome.value
@@ -93,17 +99,16 @@ def async_lane(pipeline: Pipeline, function: Function, called: Function) -> Func
                 pipeline.steps(Call(pipeline, function, args, kwargs, is_async=True))
             )
         else:
-            start = end = clock.now()
-            value = failure = None
+            start = now()
             try:
                 value = await called(*args, **kwargs)
             except Exception as error:
-                failure = error
+                outcome = Outcome.failed(error, start)
             except BaseException:
                 _interrupted(pipeline, start)
                 raise
             else:
-                end = clock.now()
+                end = now()
                 if lane.epoch is epoch and (
                     accept is None or accept(args, kwargs, value, end - start)
                 ):
@@ -115,11 +120,7 @@ def async_lane(pipeline: Pipeline, function: Function, called: Function) -> Func
                     if give is not None:
                         give()
                     return value
-            if failure is None:
                 outcome = Outcome(value, None, start, end)
-            else:
-                outcome = Outcome.failed(failure, start)
-                failure = None  # its traceback refers to this frame
             call = Call(pipeline, function, args, kwargs, is_async=True, resumed=outcome)
             outcome = await drive_async(pipeline.steps(call))
         if outcome.error is None:
@@ -158,7 +159,7 @@ def _interrupted(pipeline: Pipeline, start: float) -> None:
     """Let go of a call that ended in neither a value nor an error, and count it as cancelled."""
     if pipeline.give is not None:
         pipeline.give()
-    pipeline.measures.ended("cancelled", clock.now() - start, 1, 0)
+    pipeline.measures.ended("cancelled", now() - start, 1, 0)
 
 
 def run(
@@ -174,8 +175,9 @@ def run(
         return drive(pipeline.steps(call))
     except TurnedAsync as turned:
         coroutine = turned.coroutine
-    now = clock.now()
-    return Outcome(run_async(pipeline, function, args, kwargs, coroutine), None, now, now)
+    turned_at = now()
+    guarded = run_async(pipeline, function, args, kwargs, coroutine)
+    return Outcome(guarded, None, turned_at, turned_at)
 
 
 def run_async(
