@@ -156,18 +156,23 @@ class Pipeline:
         return proceed
 
     def _permits(self) -> tuple[Callable[[], bool] | None, Callable[[], object] | None]:
-        pairs = [(part, one.give) for one in self.strategies if (part := one.take) is not None]
+        pairs = [
+            (take_one, one.give, one.untake)
+            for one in self.strategies
+            if (take_one := one.take) is not None
+        ]
         if not pairs:
             return None, None
         if len(pairs) == 1:
-            return pairs[0]
-        gives = [give_one or _keep for _, give_one in pairs]
+            return pairs[0][:2]
+        gives = [give_one for _, give_one, _ in pairs if give_one is not None]
 
         def take() -> bool:
-            for taken, (take_one, _) in enumerate(pairs):
+            for taken, (take_one, _, _) in enumerate(pairs):
                 if not take_one():
-                    for give_one in gives[:taken]:
-                        give_one()
+                    for _, _, untake_one in pairs[:taken]:
+                        if untake_one is not None:
+                            untake_one()
                     return False
             return True
 
@@ -298,10 +303,6 @@ class Pipeline:
 
     def _count(self, call: Call, label: str) -> None:
         self.measures.ended(label, clock.now() - call.started, call.attempts, call.retries)
-
-
-def _keep() -> None:
-    """Give nothing back: a token of a rate limit is spent."""
 
 
 def _attempt(call: Call) -> Steps[Outcome]:

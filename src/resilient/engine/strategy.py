@@ -74,6 +74,11 @@ class LanePart:
         return None
 
     @property
+    def untake(self) -> Callable[[], object] | None:
+        """The function that gives the permit of a call back which is not made after all."""
+        return self.give
+
+    @property
     def accept(self) -> Accept | None:
         """A function that looks at each success, and says whether it is one for this strategy."""
         return None
@@ -131,9 +136,8 @@ class Strategy(LanePart):
     def stream_broke(self, call: Call, outcome: Outcome) -> None:
         """Take note of a stream that failed after its first item."""
 
-    @property
-    def refuses(self) -> bool:
-        """Whether a call would be rejected now."""
+    def refuses(self, call: Call) -> bool:
+        """Whether `call` would be rejected if it were made now."""
         return False
 
     def settle(self) -> None:

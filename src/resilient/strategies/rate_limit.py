@@ -63,6 +63,15 @@ class RateLimit(Strategy):
     def _take_now(self) -> bool:
         return self._reserve(0.0) == 0.0
 
+    @property
+    def untake(self) -> Callable[[], object]:
+        """Put the token back of a call that is not made; of one that was made it is spent."""
+        return self._put_back
+
+    def _put_back(self) -> None:
+        with self._lock:
+            self._spent_until -= self._interval
+
     def _reserve(self, most: float) -> float:
         """Take a token that is there in at most `most` seconds; return the seconds until it is.
 
