@@ -16,6 +16,7 @@ from resilient.engine.call import Call, Served
 from resilient.engine.isolation import isolated
 from resilient.engine.key import Key
 from resilient.engine.limits import ambient
+from resilient.engine.notes import annotate
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Detach, Proceed, Steps, Wait
 from resilient.engine.strategy import Accept, Strategy, Target
@@ -206,15 +207,23 @@ class Fallback(Strategy, Generic[D]):
 
 def _add_notes(call: Call, error: Exception, failures: list[tuple[Tier[D], Exception]]) -> None:
     """Say on the call's own error what became of each tier."""
-    begin = f"resilient: {call.name}: "
-    kept = [one for one in getattr(error, "__notes__", ()) if not one.startswith(f"{begin}tier ")]
-    notes = [
-        f"{begin}tier {tier.name} failed as well: {type(why).__name__}" for tier, why in failures
-    ]
-    error.__notes__ = [*kept, *notes]
+    begin = f"resilient: {call.name}: tier "
+    notes = [f"{begin}{tier.name} failed as well: {type(why).__name__}" for tier, why in failures]
+    annotate(error, begin, *notes)
     last = failures[-1][1]
-    if error.__cause__ is None and last is not error:
+    if error.__cause__ is None and not _comes_from(last, error):
         error.__cause__ = last
+
+
+def _comes_from(error: BaseException | None, origin: Exception) -> bool:
+    """Whether `origin` led to `error`: then each would be the other's cause, for ever."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if error is origin:
+            return True
+        seen.add(id(error))
+        error = error.__context__ if error.__cause__ is None else error.__cause__
+    return False
 
 
 @final
