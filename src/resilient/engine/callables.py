@@ -14,9 +14,9 @@ __all__ = ["code_of", "is_async_function", "plain_name"]
 def plain_name(function: Callable[..., Any]) -> str:
     """Return the name under which the calls of `function` are counted: its module and its own."""
     inner = code_of(function)
-    if not hasattr(inner, "__qualname__"):
-        inner = type(inner)
-    return f"{inner.__module__}.{inner.__qualname__}"
+    kind = type(inner)  # speaks for callables written in C, which may have neither
+    module = getattr(inner, "__module__", None) or kind.__module__
+    return f"{module}.{getattr(inner, '__qualname__', kind.__qualname__)}"
 
 
 def code_of(function: Any) -> Any:
