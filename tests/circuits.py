@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 from resilient import CircuitBreaker, CircuitOpen
@@ -11,6 +12,10 @@ from resilient.testing import VirtualTime
 
 WAYS = ("decorated", "decorated async", "call", "call async", "block", "async block")
 """How a breaker can be put around a call; what holds for a circuit holds for each of them."""
+
+
+# A test that fails keeps its breakers alive, and with them the names that they would take.
+_numbers = count(1)
 
 
 class Upstream:
@@ -42,6 +47,7 @@ class Upstream:
 
     def guarded(self, breaker: CircuitBreaker, way: str = "decorated") -> Callable[[], Any]:
         """Return a function that calls this dependency once, guarded by `breaker`, and returns."""
+        breaker.named(f"upstream {next(_numbers)}")
         if way == "decorated":
             return breaker(self.answer)
         if way == "call":

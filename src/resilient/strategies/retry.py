@@ -262,7 +262,7 @@ class Retry(Strategy):
                 pause = max(pause, min(asked, self.max_retry_after))
         if self._is_enough(attempt, pause, history):
             return "attempts", 0.0
-        if any(strategy.refuses for strategy in call.pipeline.inside(self)):
+        if any(strategy.refuses(call) for strategy in call.pipeline.inside(self)):
             return "circuit", 0.0
         if call.limit is not None and clock.now() + pause >= call.limit.expires:
             return "deadline", 0.0

@@ -12,7 +12,7 @@ from resilient.dependency import all_dependencies
 from resilient.engine.guard import guarded_under
 from resilient.engine.locks import new_lock
 from resilient.strategies.breaker.circuit import CLOSED
-from resilient.strategies.breaker.interface import CircuitInterface, all_breakers
+from resilient.strategies.breaker.interface import Shown, all_breakers
 
 __all__ = ["Report", "draining", "live", "ready", "started", "startup"]
 
@@ -92,13 +92,13 @@ def ready() -> Report:
     return Report(worst, checks)
 
 
-def _status(breaker: CircuitInterface, *, is_vital: bool) -> Status:
+def _status(breaker: Shown, *, is_vital: bool) -> Status:
     if breaker.current_state == CLOSED:
         return "pass"
     return "fail" if is_vital and breaker.current_state == "open" else "warn"
 
 
-def _described(breaker: CircuitInterface, status: Status) -> dict[str, Any]:
+def _described(breaker: Shown, status: Status) -> dict[str, Any]:
     described: dict[str, Any] = {
         "componentType": "component",
         "status": status,

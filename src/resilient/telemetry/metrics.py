@@ -92,7 +92,7 @@ class _Families:
         )
         self.state = GaugeMetricFamily(
             "resilient_circuit_state",
-            "1 for the state that the circuit is in",
+            "1 for the state that the circuit is in, or how many are, with one for each key",
             labels=["dependency", "state"],
         )
         self.transitions = CounterMetricFamily(
@@ -132,9 +132,9 @@ class _Families:
 
     def add_circuits(self) -> None:
         for breaker in all_breakers():
-            name, now = breaker.name or "", breaker.current_state
+            name, states = breaker.name or "", breaker.states
             for state in STATES:
-                self.state.add_metric([name, state], float(state == now))
+                self.state.add_metric([name, state], states[state])
                 self.transitions.add_metric([name, state], breaker.transitions[state])
 
     def add_broken(self) -> None:

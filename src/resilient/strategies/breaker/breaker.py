@@ -211,8 +211,7 @@ class CircuitBreaker(CircuitInterface):
         self._counts = error_matcher("failures", failures)
         return self
 
-    @property
-    def refuses(self) -> bool:
+    def refuses(self, call: Call) -> bool:
         """Whether the circuit is open."""
         return self._mode == "enforce" and self._look() == OPEN
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, Self
 
 import pybreaker
 
@@ -27,15 +27,47 @@ from resilient.strategies.breaker.circuit import CLOSED, HALF_OPEN, OPEN, Change
 from resilient.strategies.breaker.prober import Prober
 from resilient.strategies.breaker.shared import SharedState
 
-__all__ = ["CircuitInterface", "Exclusion", "all_breakers"]
+__all__ = ["CircuitInterface", "Exclusion", "Shown", "all_breakers", "breaker_names"]
 
 #: What an `exclude` may hold: an exception type, or a predicate on the exception.
 Exclusion = type[BaseException] | Callable[[Any], bool]
 
 
-def all_breakers() -> list[CircuitInterface]:
+class Shown(Protocol):
+    """What metrics and health show of a breaker, or of one with a circuit for each key."""
+
+    transitions: dict[str, int]
+
+    @property
+    def name(self) -> str | None:
+        """The name in errors, logs and metrics."""
+
+    @property
+    def current_state(self) -> str:
+        """The state now."""
+        ...
+
+    @property
+    def states(self) -> dict[str, int]:
+        """How many circuits are in each state."""
+        ...
+
+    @property
+    def retry_after(self) -> float | None:
+        """The seconds until a call may be let through, if that is known."""
+
+    @property
+    def failing_since(self) -> float | None:
+        """The seconds since the first failure of the present outage, if there is one."""
+
+    @property
+    def last_failure(self) -> Exception | None:
+        """The last error that counted in it."""
+
+
+def all_breakers() -> list[Shown]:
     """Return every breaker that has a name, ordered by it."""
-    return _names.all()
+    return breaker_names.all()
 
 
 class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc]
@@ -101,6 +133,17 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
     def current_state(self) -> str:
         """The state now: "closed", "open" or "half-open"; it turns on time without any call."""
         return self._look()
+
+    @property
+    def states(self) -> dict[str, int]:
+        """1 for the state that it is in now, 0 for the others."""
+        now = self._look()
+        return {state: int(state == now) for state in (CLOSED, OPEN, HALF_OPEN)}
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is closed; known at once, as the passing of time closes no circuit."""
+        return self._circuit.state == CLOSED
 
     @property
     def failure_rate(self) -> float:
@@ -223,11 +266,17 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
     @name.setter
     def name(self, name: str) -> None:
         settings.text("name", name)
-        _names.claim(name, self)
+        breaker_names.claim(name, self)
         if self._name is not None and self._name != name:
-            _names.release(self._name, self)
+            breaker_names.release(self._name, self)
         self._name = name
         self._measures = Measures.of(name)
+
+    def one_of_many(self, name: str, transitions: dict[str, int]) -> Self:
+        """Go by `name`, which belongs to the many circuits of which this is one."""
+        self._name = name
+        self.transitions = transitions
+        return self
 
     @property
     def fail_counter(self) -> int:
@@ -311,7 +360,7 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
         self.rest_changed()
 
 
-_names: Names[CircuitInterface] = Names("circuit breaker")
+breaker_names: Names[Shown] = Names("circuit breaker")
 
 
 def _exclusions(exclude: Iterable[Exclusion] | None) -> list[Any]:
