@@ -11,15 +11,17 @@ import asyncio
 from contextvars import ContextVar, Token
 from typing import Any, final
 
-from resilient.engine import clock
+from resilient.engine import clock, signals
 from resilient.engine.call import Call
+from resilient.engine.callables import calling_place
 from resilient.engine.drivers import drive, drive_async
-from resilient.engine.limits import Limit, ambient, remaining
+from resilient.engine.limits import Limit, ambient, remaining, tighter
 from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import Pipeline
 from resilient.engine.steps import Attempt, Step, Steps
 from resilient.engine.strategy import Strategy
 from resilient.engine.timers import Cut, Cuts
+from resilient.errors import CallTimeout
 
 __all__ = ["Block", "enter", "enter_async", "leave", "leave_async", "opening", "until_attempt"]
 
@@ -33,7 +35,7 @@ class Block:
 
     __slots__ = ("_cut", "_limit", "_steps", "_token", "key", "started")
 
-    def __init__(self, key: object, steps: Steps[Outcome], limit: Limit | None) -> None:
+    def __init__(self, key: object, steps: Steps[Outcome] | None, limit: Limit | None) -> None:
         self.key = key
         self.started = clock.now()
         self._steps = steps
@@ -67,6 +69,8 @@ class Block:
 
     def _rest(self, error: BaseException | None) -> Steps[Outcome]:
         steps = self._steps
+        if steps is None:
+            return self._limited_only(error)
         try:
             if error is None or isinstance(error, Exception):
                 step = steps.send(Outcome(None, error, self.started, clock.now()))
@@ -78,6 +82,13 @@ class Block:
             return outcome
         assert isinstance(reached, Outcome), "a block is attempted once"
         return reached
+
+    def _limited_only(self, error: BaseException | None) -> Outcome:
+        if isinstance(error, CallTimeout) and error.owner is self.key:
+            signals.emit("resilient.call_timed_out", dependency=error.name, seconds=error.seconds)
+        elif error is not None and not isinstance(error, Exception):
+            raise error
+        return Outcome(None, error, self.started, clock.now())
 
 
 def opening(steps: Steps[Outcome]) -> Steps[Attempt | Outcome]:
@@ -110,11 +121,27 @@ def _nothing() -> None:
     """Stand for the block, which is called by nobody."""
 
 
+def _limited(strategy: Strategy, *, is_async: bool) -> Block | None:
+    """Return the block of a strategy that is a time limit and nothing else: it needs no steps."""
+    seconds = strategy.block_seconds
+    if seconds is None:
+        return None
+    strategy.as_block(is_async=is_async)
+    limit = Limit(clock.now() + seconds, seconds, calling_place(), strategy)
+    return _entering(Block(strategy, None, tighter(ambient.get(), limit)))
+
+
+def _entering(block: Block) -> Block:
+    _entered.set((*_entered.get(), block))
+    return block
+
+
 def _call(strategy: Strategy, *, is_async: bool) -> Call:
     pipeline = strategy.block_pipelines.get(is_async)
     if pipeline is None:
         parts = strategy.as_block(is_async=is_async)
-        pipeline = Pipeline(*parts, name=strategy.label or "block", is_failure=strategy.judge)
+        name = strategy.label or calling_place()
+        pipeline = Pipeline(*parts, name=name, is_failure=strategy.judge)
         strategy.block_pipelines[is_async] = pipeline
     return Call(pipeline, _nothing, (), {}, is_async=is_async)
 
@@ -123,9 +150,7 @@ def _begin(strategy: Strategy, steps: Steps[Outcome], reached: Any) -> Block:
     if isinstance(reached, Outcome):
         reached.result()
         raise AssertionError("a block's steps ended without an attempt or an error")
-    block = Block(strategy, steps, reached.limit)
-    _entered.set((*_entered.get(), block))
-    return block
+    return _entering(Block(strategy, steps, reached.limit))
 
 
 def _end(strategy: Strategy) -> Block:
@@ -139,6 +164,9 @@ def _end(strategy: Strategy) -> Block:
 
 def enter(strategy: Strategy) -> Block:
     """Let a synchronous block begin under `strategy`, or raise why it must not."""
+    limited = _limited(strategy, is_async=False)
+    if limited is not None:
+        return limited
     call = _call(strategy, is_async=False)
     steps = call.pipeline.steps(call)
     return _begin(strategy, steps, drive(opening(steps)))
@@ -158,9 +186,11 @@ def leave(strategy: Strategy, error: BaseException | None) -> None:
 
 async def enter_async(strategy: Strategy) -> Block:
     """Let an asynchronous block begin under `strategy`, or raise why it must not."""
-    call = _call(strategy, is_async=True)
-    steps = call.pipeline.steps(call)
-    block = _begin(strategy, steps, await drive_async(opening(steps)))
+    block = _limited(strategy, is_async=True)
+    if block is None:
+        call = _call(strategy, is_async=True)
+        steps = call.pipeline.steps(call)
+        block = _begin(strategy, steps, await drive_async(opening(steps)))
     block.arm()
     return block
 

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
-from types import FunctionType, MethodType
+from types import FrameType, FunctionType, MethodType
 from typing import Any
 
-__all__ = ["code_of", "is_async_function", "plain_name"]
+__all__ = ["calling_place", "code_of", "is_async_function", "outer_frame", "plain_name"]
+
+
+def outer_frame() -> FrameType:
+    """Return the innermost frame that is not of this library."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name != "resilient" and not name.startswith("resilient."):
+            break
+        frame = frame.f_back
+    return frame
+
+
+def calling_place() -> str:
+    """Return the module and function from which the library is used, for what has no name."""
+    frame = outer_frame()
+    return f"{frame.f_globals.get('__name__', '')}.{frame.f_code.co_qualname}"
 
 
 def plain_name(function: Callable[..., Any]) -> str:

@@ -6,10 +6,10 @@ A module that is loaded anew may give its names again; the new things take the p
 from __future__ import annotations
 
 import gc
-import sys
 import weakref
 from typing import Generic, TypeVar
 
+from resilient.engine.callables import outer_frame
 from resilient.engine.locks import new_lock
 from resilient.errors import DuplicateName
 
@@ -71,10 +71,5 @@ class Names(Generic[T]):
 
 def _origin() -> tuple[str, int]:
     """Return the module outside of this library that gives the name, and which load of it."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        name = frame.f_globals.get("__name__", "")
-        if name != "resilient" and not name.startswith("resilient."):
-            break
-        frame = frame.f_back
-    return frame.f_globals.get("__name__", ""), id(frame.f_globals.get("__spec__"))
+    names = outer_frame().f_globals
+    return names.get("__name__", ""), id(names.get("__spec__"))

@@ -99,6 +99,8 @@ class Strategy(LanePart):
     #: What is said when the strategy is used as a ``with`` block and cannot be; None if it can.
     no_block: ClassVar[str | None] = None
 
+    #: The seconds of a strategy that is a time limit for blocks and nothing else, or None.
+    block_seconds: float | None = None
     #: Whether the strategy must know the function that it guards, and cannot do with any.
     needs_target: ClassVar[bool] = False
     #: Whether an error in a block speaks against the dependency; None if every error does.
@@ -132,9 +134,6 @@ class Strategy(LanePart):
 
     def came_late(self, call: Call, outcome: Outcome) -> None:
         """Take note of the outcome of a call that had been abandoned at its limit."""
-
-    def stream_broke(self, call: Call, outcome: Outcome) -> None:
-        """Take note of a stream that failed after its first item."""
 
     def refuses(self, call: Call) -> bool:
         """Whether `call` would be rejected if it were made now."""

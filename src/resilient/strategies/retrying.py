@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
@@ -11,6 +10,7 @@ from typing import Any, final
 from resilient.engine import clock
 from resilient.engine.blocks import opening, until_attempt
 from resilient.engine.call import Call
+from resilient.engine.callables import calling_place
 from resilient.engine.drivers import drive, drive_async
 from resilient.engine.locks import new_lock
 from resilient.engine.measures import Measures
@@ -172,8 +172,7 @@ def retrying(on: Any = None, *, name: str | None = None, **settings: Any) -> Ret
     if settings.get("on_result") is not None:
         raise InvalidUse("a block has no value for on_result to look at: decorate a function")
     if name is None:
-        caller = sys._getframe(1)
-        name = f"{caller.f_globals.get('__name__', '')}.{caller.f_code.co_qualname}"
+        name = calling_place()
     if settings.get("budget", OWN_BUDGET) is not OWN_BUDGET:
         return Retrying(Retry(on, **settings), name)
     with _lock:

@@ -56,7 +56,10 @@ class Timeout(Strategy):
 
     def __init__(self, seconds: float, *, max_abandoned: int = 32, max_workers: int = 64) -> None:
         super().__init__()
-        self.limit = self.seconds = settings.seconds("seconds", seconds, above_zero=True)
+        self.limit = settings.seconds("seconds", seconds, above_zero=True)
+        self.seconds = self.block_seconds = self.limit
+            "seconds", seconds, above_zero=True
+        )
         self.max_abandoned = settings.count("max_abandoned", max_abandoned)
         self.max_workers = settings.count("max_workers", max_workers)
         self.cuts = Cuts()
@@ -133,7 +136,7 @@ class Deadline(Strategy):
 
     def __init__(self, seconds: float, *, pass_as: str | None = None) -> None:
         super().__init__()
-        self.limit = settings.seconds("seconds", seconds, above_zero=True)
+        self.limit = self.block_seconds = settings.seconds("seconds", seconds, above_zero=True)
         self.pass_as = None if pass_as is None else settings.text("pass_as", pass_as)
         #: Where among positional arguments that parameter is; nowhere unless it can be.
         self._position = sys.maxsize

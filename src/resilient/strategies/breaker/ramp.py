@@ -58,8 +58,11 @@ class Ramp:
 
     def probed(self, *, good: bool) -> None:
         """Count a probe, which speaks for all calls while there are none."""
-        if good and self._passed == 0 and self._held == 0:
-            self.share = 1.0
+        if good:
+            # Whatever the share has come down to, the dependency begins anew when it is back.
+            self.share = max(self.share, FIRST_SHARE)
+            if self._passed == 0 and self._held == 0:
+                self.share = 1.0
         self.record(good=good)
 
     def verdict(self, now: float) -> bool | None:
@@ -68,7 +71,12 @@ class Ramp:
             return False
         seen = self._good + self._bad
         if now - self._ticked >= TICK_SECONDS and seen:
-            self.share *= 2.0 if self._bad <= TOLERATED * seen else 0.5
+            if self._bad <= TOLERATED * seen:
+                self.share *= 2.0
+                # Where there are few calls, the next one must not wait for its share to add up.
+                self._credit = 1.0
+            else:
+                self.share *= 0.5
             self._good = self._bad = 0
             self._ticked = now
         if self.share >= 1.0:
