@@ -58,8 +58,6 @@ class Timeout(Strategy):
         super().__init__()
         self.limit = settings.seconds("seconds", seconds, above_zero=True)
         self.seconds = self.block_seconds = self.limit
-            "seconds", seconds, above_zero=True
-        )
         self.max_abandoned = settings.count("max_abandoned", max_abandoned)
         self.max_workers = settings.count("max_workers", max_workers)
         self.cuts = Cuts()
