@@ -39,7 +39,8 @@ class Ramp:
     def admits(self) -> bool:
         """Say whether the next call passes: the first ten do, of the others their share."""
         if self._passed >= FREE_CALLS:
-            self._credit += self.share
+            # Rounded, for ten tenths are to be one.
+            self._credit = round(self._credit + self.share, 9)
             if self._credit < 1.0:
                 self._held += 1
                 return False
