@@ -102,7 +102,6 @@ class SystemClock:
     """
 
     now = staticmethod(time.monotonic)
-    sleep = staticmethod(time.sleep)
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -126,6 +125,11 @@ class SystemClock:
         if seconds is None:
             return lock.acquire()
         return lock.acquire(timeout=min(max(seconds, 0.0), threading.TIMEOUT_MAX))
+
+    def sleep(self, seconds: float, /) -> None:
+        """Sleep; not at all for no time, which costs more than most calls."""
+        if seconds > 0:
+            time.sleep(seconds)
 
     def wait(self, waiter: Waiter, until: float | None) -> bool:
         """Block on a lock that the waking releases."""
@@ -178,6 +182,7 @@ class SystemClock:
                 loop.call_soon_threadsafe(wake)
 
         waiter.notify(wake_from_anywhere)
+        # By the clock in use, which need not be this one: a virtual one has its tasks wait here.
         timer = None if until is None else loop.call_later(until - now(), wake)
         try:
             await woken
