@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -166,6 +167,30 @@ def test_methods_are_keyed_by_an_attribute_of_their_object(partners: Partners) -
     ]
 
 
+def test_streams_are_guarded_by_the_circuit_of_their_key(partners: Partners) -> None:
+    """An error in the middle of a stream counts for its key alone."""
+    per_host = circuit_breaker.per_key("partners", "{host}", fail_max=2)
+
+    @per_host
+    def stream(host: str) -> Iterator[str]:
+        yield "first"
+        yield partners.fetch(host)
+
+    @per_host
+    async def stream_async(host: str) -> AsyncIterator[str]:
+        yield "first"
+        yield partners.fetch(host)
+
+    async def collected(host: str) -> list[str]:
+        return [item async for item in stream_async(host)]
+
+    partners.down.add("a")
+    assert seen(lambda: list(stream("a"))) == "ConnectionError"
+    assert seen(lambda: asyncio.run(collected("a"))) == "ConnectionError"
+    assert seen(lambda: list(stream("a"))) == "rejected"
+    assert seen(lambda: list(stream("b"))) == "['first', 'b/']"
+
+
 def test_a_pipeline_calls_any_function_by_its_key(partners: Partners) -> None:
     """`Pipeline.call` finds the key in the arguments of whatever it calls."""
     pipeline = Pipeline(circuit_breaker.per_key("partners", "{host}", fail_max=1))
@@ -233,7 +258,7 @@ def test_calls_whose_key_fails_share_one_circuit(partners: Partners) -> None:
 def test_a_key_that_is_none_shares_the_circuit_of_those_without(
     partners: Partners, host: object
 ) -> None:
-    """Neither a list from a key function nor an object without a text is ever the caller's error."""
+    """Neither a list nor an object without a text of its own is ever the caller's error."""
     setting: Any = "{host}" if not isinstance(host, list) else (lambda host: host)
     fetch = circuit_breaker.per_key("partners", setting, fail_max=2)(
         lambda host: partners.fetch("a")

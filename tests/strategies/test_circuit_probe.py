@@ -273,7 +273,7 @@ who: ContextVar[str] = ContextVar("who", default="nobody")
 def test_a_check_does_not_run_in_the_context_of_the_call_that_failed(
     upstream: Upstream, checks: Health
 ) -> None:
-    """It is nobody's call: neither its limits nor its variables are those of the one that failed."""
+    """It is nobody's call: it does not have the variables of the one that failed."""
     seen: list[str] = []
     token = who.set("a caller")
     try:

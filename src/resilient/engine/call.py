@@ -75,8 +75,8 @@ class Call:
         self.attempts = 0
         self.retries = 0
         self.served: Served | None = None
-        #: For a stream: what is to be given back when it ends, rather than when it has begun.
-        self.until_end: list[Callable[[], object]] | None = None
+        #: For a stream: what waits for its end, to be told what it came to, or None if it was left.
+        self.until_end: list[Callable[[Outcome | None], object]] | None = None
 
     @property
     def name(self) -> str:

@@ -253,19 +253,17 @@ class Pipeline:
             self._count(call, self._label(call, outcome))
         return outcome
 
-    def stream_ended(self, call: Call, error: BaseException | None) -> None:
-        """Count a stream that had begun well, and tell strategies if it broke in the middle."""
-        for give_back in call.until_end or ():
-            give_back()
-        now = clock.now()
-        if error is not None and not isinstance(error, Exception):
-            self._count(call, "cancelled")
-            return
-        outcome = Outcome(None, error, call.started, now)
-        if error is not None:
-            for strategy in reversed(self.strategies):
-                strategy.stream_broke(call, outcome)
-        self._count(call, self._label(call, outcome))
+    def stream_ended(self, call: Call, error: BaseException | None, *, left: bool = False) -> None:
+        """Count a stream that had begun well, and tell those who wait for its end.
+
+        `left` says that its consumer has not waited for that.
+        """
+        failure = error if isinstance(error, Exception) else None
+        is_cancelled = error is not failure
+        outcome = Outcome(None, failure, call.started, clock.now())
+        for tell in call.until_end or ():
+            tell(None if left or is_cancelled else outcome)
+        self._count(call, "cancelled" if is_cancelled else self._label(call, outcome))
 
     def is_failure(self, error: Exception) -> bool:
         """Whether `error` speaks against the dependency."""

@@ -2,7 +2,8 @@
 
 Until its first item a stream is a call like any other: it is tried again, limited, and replaced
 by a fallback. From then on the caller has part of it, and nothing can be done over: an error in
-the middle is counted against the dependency, once, and an early `break` is counted against nobody.
+the middle is counted against the dependency, once. An early `break` is counted against nobody,
+and neither is an error that the consumer has thrown into the stream.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def sync_stream(pipeline: Pipeline, function: Callable[..., Any]) -> Callable[..
         if not isinstance(begun, _Begun):
             pipeline.stream_ended(call, None)
             return (yield from begun)
-        error: BaseException | None = None
+        error = thrown_in = None
+        left = False
         try:
             if begun.exhausted:
                 return begun.item
@@ -70,19 +72,19 @@ def sync_stream(pipeline: Pipeline, function: Callable[..., Any]) -> Callable[..
                     stream.close()
                     raise
                 except BaseException as thrown:
+                    thrown_in = thrown
                     item = stream.throw(thrown)
                 else:
                     item = stream.send(sent)
         except StopIteration as returned:
             return returned.value
-        except GeneratorExit:
-            raise
         except BaseException as broke:
-            error = broke
+            left = broke is thrown_in or isinstance(broke, GeneratorExit)
+            error = None if left else broke
             raise
         finally:
-            pipeline.stream_ended(call, error)
-            del error
+            pipeline.stream_ended(call, error, left=left)
+            del error, thrown_in
 
     return guarded
 
@@ -103,7 +105,8 @@ def async_stream(pipeline: Pipeline, function: Callable[..., Any]) -> Callable[.
                 for item in begun:
                     yield item
             return
-        error: BaseException | None = None
+        error = thrown_in = None
+        left = False
         try:
             if begun.exhausted:
                 return
@@ -115,18 +118,18 @@ def async_stream(pipeline: Pipeline, function: Callable[..., Any]) -> Callable[.
                     await stream.aclose()
                     raise
                 except BaseException as thrown:
+                    thrown_in = thrown
                     item = await stream.athrow(thrown)
                 else:
                     item = await stream.asend(sent)
         except StopAsyncIteration:
             return
-        except GeneratorExit:
-            raise
         except BaseException as broke:
-            error = broke
+            left = broke is thrown_in or isinstance(broke, GeneratorExit)
+            error = None if left else broke
             raise
         finally:
-            pipeline.stream_ended(call, error)
-            del error
+            pipeline.stream_ended(call, error, left=left)
+            del error, thrown_in
 
     return guarded

@@ -94,7 +94,7 @@ class Bulkhead(Strategy):
             permits.give()
             raise
         if call.until_end is not None and outcome.error is None:
-            call.until_end.append(permits.give)
+            call.until_end.append(lambda _: permits.give())
         else:
             permits.give()
         return outcome

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from math import inf
 from typing import Any, Literal
 
@@ -258,7 +259,21 @@ class CircuitBreaker(CircuitInterface):
             if token is not None:
                 with suppress(ValueError):  # closed in another context, with its caller
                     _probing.reset(token)
-        return self._noted(admission, outcome)
+        if call.until_end is None or outcome.error is not None:
+            return self._noted(admission, outcome)
+        # A stream has begun. What it comes to is known at its end, but half-open cannot wait for
+        # that: there, the first item is the answer.
+        if admission is not None and (admission.is_probe or admission.is_ramp):
+            return self._noted(admission, outcome)
+        call.until_end.append(partial(self._stream_ended, admission, outcome))
+        return outcome
+
+    def _stream_ended(
+        self, admission: Admission | None, begun: Outcome, ended: Outcome | None
+    ) -> None:
+        """Take note of a stream that was not left by its consumer, whose pace is not its own."""
+        if ended is not None:
+            self._noted(admission, Outcome(None, ended.error, begun.started, begun.ended))
 
     def _admit(self, call: Call) -> Admission | Refusal:
         now = clock.now()
@@ -312,10 +327,6 @@ class CircuitBreaker(CircuitInterface):
             rejection = self._rejection(self._circuit.until - clock.now())
             return Outcome(None, rejection, outcome.started, outcome.ended)
         return outcome
-
-    def stream_broke(self, call: Call, outcome: Outcome) -> None:
-        """Count a stream that failed in the middle, if it began in the present state."""
-        self._noted(self._circuit.admitted_at(call.started), outcome)
 
     def _rejection(self, retry_after: float | None) -> CircuitOpen:
         rejection = CircuitOpen(self._name or "circuit", retry_after, self._circuit.state)
