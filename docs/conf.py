@@ -29,3 +29,4 @@ html_theme = "furo"
 html_title = f"{project} {version}"
 html_copy_source = False
 html_show_sphinx = False
+napoleon_use_ivar = True  # attributes are described once, in the docstring of their class
