@@ -88,6 +88,8 @@ class Cached(Tier[Never]):
         if store is None:
             self._memory = MemoryStore()
         elif self._memory is None:
+            if not all(callable(getattr(store, method, None)) for method in ("get", "put")):
+                raise InvalidSetting("store", store, "an object with the methods of a Store")
             timeout = settings.seconds("store_timeout", store_timeout, above_zero=True)
             self._guarded = GuardedStore(store, timeout)
         self.flights = Flights()

@@ -13,14 +13,15 @@ from resilient.degrade.flights import Flight, carrying
 from resilient.degrade.tier import Answer, Tier
 from resilient.engine import clock, signals
 from resilient.engine.call import Call, Served
+from resilient.engine.drivers import drive
 from resilient.engine.isolation import isolated
 from resilient.engine.key import Key
-from resilient.engine.limits import ambient
+from resilient.engine.limits import Limit, ambient
 from resilient.engine.notes import annotate
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Detach, Proceed, Steps, Wait
 from resilient.engine.strategy import Accept, Strategy, Target
-from resilient.errors import CallRejected, InvalidUse
+from resilient.errors import CallRejected, CallTimeout, InvalidUse
 from resilient.strategies.matching import Matches, error_matcher
 
 __all__ = ["Fallback", "WithFallback", "with_fallback"]
@@ -105,7 +106,7 @@ class Fallback(Strategy, Generic[D]):
         """Keep an answer that came after its caller had given up."""
         if outcome.error is None:
             for tier in self._keepers:
-                tier.keep_now(call.args, call.kwargs, outcome.value)
+                drive(tier.keep(call, outcome.value))
 
     def steps(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
         """Proceed, and serve a tier if that comes to nothing."""
@@ -179,9 +180,10 @@ class Fallback(Strategy, Generic[D]):
                     yield Wait(waiter, None if call.limit is None else call.limit.expires)
             finally:
                 cache.flights.leave(key, flight, waiter)
-            if flight.outcome is not None:
-                return flight.outcome
-            if not flight.landed and call.limit is not None:
+            outcome = flight.arrived()
+            if outcome is not None:
+                return outcome
+            if call.limit is not None and call.limit.expired:
                 now = clock.now()
                 return Outcome(None, call.limit.overrun(), call.started, now)
 
@@ -202,7 +204,13 @@ class Fallback(Strategy, Generic[D]):
             for variable, one in ((carrying, token), (ambient, limit_token)):
                 if one is not None:
                     cast("Any", variable).reset(one)
+            if outcome is not None and _ended_by(limit, outcome.error) and not call.is_async:
+                outcome = None  # those who wait have more time than the one who called
             cache.flights.land(key, flight, outcome)
+
+
+def _ended_by(limit: Limit | None, error: Exception | None) -> bool:
+    return limit is not None and isinstance(error, CallTimeout) and error.owner is limit.owner
 
 
 def _add_notes(call: Call, error: Exception, failures: list[tuple[Tier[D], Exception]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from contextvars import ContextVar
+from types import TracebackType
 from typing import final
 
 from resilient.engine.locks import new_lock
@@ -20,13 +21,30 @@ carrying: ContextVar[tuple[Flight, ...]] = ContextVar("resilient_flights", defau
 class Flight:
     """One call in progress, and those who wait for what it comes to."""
 
-    __slots__ = ("cancel", "landed", "outcome", "waiters")
+    __slots__ = ("_traceback", "cancel", "landed", "outcome", "waiters")
 
     def __init__(self) -> None:
         self.waiters: list[Waiter] = []
         self.outcome: Outcome | None = None
         self.landed = False
         self.cancel: Callable[[], object] | None = None
+        self._traceback: TracebackType | None = None
+
+    def land(self, outcome: Outcome | None) -> None:
+        """Take note of what the call came to; None if it ended without any outcome."""
+        self.outcome = outcome
+        self.landed = True
+        if outcome is not None and outcome.error is not None:
+            self._traceback = outcome.error.__traceback__
+
+    def arrived(self) -> Outcome | None:
+        """Return what the call came to, for one of those who wait.
+
+        Each has the error as it was raised, without the frames of who had it before.
+        """
+        if self.outcome is not None and self.outcome.error is not None:
+            self.outcome.error.__traceback__ = self._traceback
+        return self.outcome
 
 
 @final
@@ -62,8 +80,7 @@ class Flights:
         with self._lock:
             if self._by_key.get(key) is flight:
                 del self._by_key[key]
-            flight.outcome = outcome
-            flight.landed = True
+            flight.land(outcome)
             waiters, flight.waiters = flight.waiters, []
         for waiter in waiters:
             waiter.wake()

@@ -11,11 +11,13 @@ import decimal
 import enum
 import inspect
 import pathlib
+import re
 import string
 import uuid
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias
 
+from resilient.engine.callables import is_async_function
 from resilient.engine.strategy import Target
 from resilient.errors import InvalidSetting, InvalidUse, UnstableKey
 
@@ -55,8 +57,20 @@ def key_function(setting: KeySetting, target: Target) -> KeyFunction:
     if isinstance(setting, str):
         return _from_template(setting, target)
     if setting is not None:
-        return lambda args, kwargs: setting(*args, **kwargs)
+        return _from_function(setting)
     return _from_all(target)
+
+
+def _from_function(function: Callable[..., Hashable]) -> KeyFunction:
+    if is_async_function(function):
+        raise InvalidUse("key: an asynchronous function makes no key; give a plain one")
+
+    def key(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Key:
+        own_key = function(*args, **kwargs)
+        hash(own_key)  # what has none is no key, and is told here
+        return own_key
+
+    return key
 
 
 def _from_template(template: str, target: Target) -> KeyFunction:
@@ -64,15 +78,18 @@ def _from_template(template: str, target: Target) -> KeyFunction:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
         raise InvalidSetting("key", template, f"a template that can be parsed ({error})") from None
-    fields = [field for _, field, _, _ in parsed if field is not None]
     signature = target.signature
     if signature is None:
         raise InvalidUse(f"key={template!r}: {target.name} has no signature; give a function")
-    getters = [_getter(field, template, target, signature) for field in fields]
-    if len(getters) == 1:
-        get = getters[0]
-        return lambda args, kwargs: (template, _text(get(args, kwargs)))
-    return lambda args, kwargs: (template, *[_text(get(args, kwargs)) for get in getters])
+    parts = [
+        (_getter(field, template, target, signature), _written(template, conversion, form or ""))
+        for _, field, form, conversion in parsed
+        if field is not None
+    ]
+    if len(parts) == 1:
+        get, text = parts[0]
+        return lambda args, kwargs: (template, text(get(args, kwargs)))
+    return lambda args, kwargs: (template, *[text(get(args, kwargs)) for get, text in parts])
 
 
 def _getter(
@@ -104,12 +121,31 @@ def _getter(
     return get_within
 
 
+def _written(template: str, conversion: str | None, form: str) -> Callable[[Any], str]:
+    """Return the function that writes a field as the template says, as in `{a!r}` or `{a:.0f}`."""
+    if conversion not in (None, "r", "s", "a") or "{" in form:
+        raise InvalidSetting("key", template, "made of fields such as {a}, {a!r} or {a:.0f}")
+    if conversion is None and not form:
+        return _text
+
+    def text(value: Any) -> str:
+        _text(value)
+        return format(string.Formatter().convert_field(value, conversion), form)
+
+    return text
+
+
+#: What is in the text of objects that have none of their own: an address, soon another's.
+_ADDRESS = re.compile(r"\bat 0x[0-9A-Fa-f]+")
+
+
 def _text(value: Any) -> str:
     if type(value) is str:
         return value
-    if not (_defines(value, "__str__") or _defines(value, "__repr__")):
+    text = str(value)
+    if not isinstance(value, _SCALARS) and _ADDRESS.search(text):
         raise UnstableKey(_unstable(value))
-    return str(value)
+    return text
 
 
 def _defines(value: object, method: str) -> bool:
@@ -160,4 +196,9 @@ def _typed(value: Any) -> Hashable:
         return (kind, frozenset((_typed(name), _typed(item)) for name, item in value.items()))
     if not _defines(value, "__repr__") or not isinstance(value, Hashable):
         raise UnstableKey(_unstable(value))
-    return (kind, value if _defines(value, "__eq__") else repr(value))
+    if _defines(value, "__eq__"):
+        return (kind, value)
+    text = repr(value)
+    if _ADDRESS.search(text):
+        raise UnstableKey(_unstable(value))
+    return (kind, text)

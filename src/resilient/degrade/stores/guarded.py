@@ -43,7 +43,9 @@ class GuardedStore:
     def get(self, call: Call, key: Hashable) -> Steps[Entry | None]:
         """Return the entry under `key`, or None if there is none or the store does not answer."""
         entry = yield from self._ask(call, self._store.get, key)
-        return entry if isinstance(entry, Entry) else None
+        if isinstance(entry, Entry) and isinstance(entry.age, int | float):
+            return entry
+        return None
 
     def put(self, call: Call, key: Hashable, value: Any, ttl: float) -> Steps[None]:
         """Store `value`, if the store answers."""
