@@ -39,7 +39,8 @@ def judges_values(on: object) -> bool:
     if tenacity is None or not isinstance(on, tenacity.retry_base):
         return False
     if isinstance(on, tenacity.retry_any | tenacity.retry_all):
-        return any(map(judges_values, on.retries))
+        composed: Any = on
+        return any(map(judges_values, composed.retries))
     # The subclasses that keep this method say no to whatever is not an error.
     return type(on).__call__ is not tenacity.retry_if_exception.__call__
 

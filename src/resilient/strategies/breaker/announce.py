@@ -32,8 +32,8 @@ def announce(breaker: CircuitInterface, change: Change) -> None:
             **fields,
             failures=change.failures,
             calls=change.calls,
-            retry_in_seconds=change.period,
-            failing_for_seconds=None if since is None else round(since, 3),
+            retry_in_seconds=_rounded(breaker.retry_after),
+            failing_for_seconds=_rounded(since),
             error=None if error is None else type(error).__name__,
         )
     elif change.new == HALF_OPEN:
@@ -44,5 +44,10 @@ def announce(breaker: CircuitInterface, change: Change) -> None:
             signals.emit(
                 "resilient.recovered",
                 dependency=breaker.name,
-                recovery_seconds=round(since, 3),
+                detection_seconds=_rounded(change.detected_after),
+                recovery_seconds=_rounded(since),
             )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

@@ -329,6 +329,8 @@ class CircuitBreaker(CircuitInterface):
         return outcome
 
     def _rejection(self, retry_after: float | None) -> CircuitOpen:
+        if retry_after is not None:
+            retry_after = self._earliest(retry_after)
         rejection = CircuitOpen(self._name or "circuit", retry_after, self._circuit.state)
         rejection.__cause__ = self._last_failure
         return rejection

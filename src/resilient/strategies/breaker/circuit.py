@@ -79,16 +79,18 @@ class Change:
     """A change of state, with what there is to say about it.
 
     `reason` is what made it; `since_first_failure` the seconds since the first failure of the
-    outage; `period` the seconds for which the circuit is going to be open.
+    outage; `detected_after` how many of them had passed when the circuit opened; `period` the
+    seconds for which it is going to be open; `failures` of `calls` the ones that opened it.
     """
 
     old: str
     new: str
     reason: str
     since_first_failure: float | None = None
+    detected_after: float | None = None
     period: float | None = None
-    failures: int = 0
-    calls: int = 0
+    failures: int | None = None
+    calls: int | None = None
 
 
 def _locked(
@@ -125,6 +127,7 @@ class Circuit:
         self.successes = 0
         self.usual_seconds: float | None = None
         self.first_failure: float | None = None
+        self._detected_after: float | None = None
         self.ramp: Ramp | None = None
         self._leases: set[Admission] = set()
         self._reopened = 0
@@ -326,10 +329,18 @@ class Circuit:
         if self.first_failure is None and reason != "forced":
             self.first_failure = now
         since = None if self.first_failure is None else now - self.first_failure
-        failures, calls = self._window.failures, self._window.calls
+        if self.state == CLOSED:
+            self._detected_after = since
+        failures = calls = None
         if reason == "consecutive_failures":
             failures = calls = self.consecutive
-        change = Change(self.state, OPEN, reason, since, period, failures, calls)
+        elif reason in ("failure_rate", "slow_call_rate"):
+            is_slow = reason == "slow_call_rate"
+            failures = self._window.slow if is_slow else self._window.failures
+            calls = self._window.calls
+        change = Change(
+            self.state, OPEN, reason, since, self._detected_after, period, failures, calls
+        )
         self._enter_locked(OPEN, now, change)
         self.period = period
         self.until = now + period
@@ -344,7 +355,8 @@ class Circuit:
         self.consecutive = 0
         self._onset.clear()
         self._window.clear()
-        self._enter_locked(CLOSED, now, Change(self.state, CLOSED, reason, since))
+        change = Change(self.state, CLOSED, reason, since, self._detected_after)
+        self._enter_locked(CLOSED, now, change)
 
     def _enter_locked(self, state: str, now: float, change: Change) -> None:
         self.state = state

@@ -164,9 +164,16 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
 
     @property
     def retry_after(self) -> float | None:
-        """The seconds until a call may be let through; None if not open, or forced to be."""
-        is_known = self._look() == OPEN and not self._circuit.forced
-        return self._circuit.until - clock.now() if is_known else None
+        """The seconds until a call may be let through; None if not open, or forced to be.
+
+        That is the end of the period, or the next health check in the background.
+        """
+        if self._look() != OPEN or self._circuit.forced:
+            return None
+        return self._earliest(self._circuit.until - clock.now())
+
+    def _earliest(self, seconds: float) -> float:
+        return seconds if self._prober is None else min(seconds, self._prober.next_in())
 
     @property
     def failing_since(self) -> float | None:

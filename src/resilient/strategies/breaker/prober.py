@@ -42,6 +42,7 @@ class Prober:
         self._workers = Workers(max_workers=MOST_HUNG, max_abandoned=MOST_HUNG)
         self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
         self._timer: clock.Timer | None = None
+        self._next = 0.0
         # Counted up by every start: a probe of an earlier round must not go on in a later one.
         self._round = 0
 
@@ -53,6 +54,10 @@ class Prober:
             self._round += 1
             self._schedule(self._round)
 
+    def next_in(self) -> float:
+        """Return the seconds until the next probe is made, 0 while one is."""
+        return max(0.0, self._next - clock.now())
+
     def stop(self) -> None:
         """Stop probing."""
         timer, self._timer = self._timer, None
@@ -60,6 +65,7 @@ class Prober:
             timer.cancel()
 
     def _schedule(self, this_round: int) -> None:
+        self._next = clock.now() + self._every
         self._timer = clock.current.later(self._every, partial(self._due, this_round))
 
     def _due(self, this_round: int) -> None:
