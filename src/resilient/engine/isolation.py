@@ -26,7 +26,7 @@ _reported: set[tuple[str, type[Exception]]] = set()
 _lock = new_lock()
 
 
-def isolated(place: str, default: D, hook: Callable[..., T], *args: Any, **kwargs: Any) -> T | D:
+def isolated(place: str, default: D, hook: Callable[..., T], /, *args: Any, **kwargs: Any) -> T | D:
     """Call `hook` and return what it returns, or `default` if it raises."""
     try:
         return hook(*args, **kwargs)

@@ -31,7 +31,9 @@ class _Begun:
         self.exhausted = exhausted
 
 
-def _begin(function: Callable[..., Generator[Any, Any, Any]], *args: Any, **kwargs: Any) -> _Begun:
+def _begin(
+    function: Callable[..., Generator[Any, Any, Any]], /, *args: Any, **kwargs: Any
+) -> _Begun:
     stream = function(*args, **kwargs)
     try:
         return _Begun(stream, next(stream))
@@ -40,7 +42,7 @@ def _begin(function: Callable[..., Generator[Any, Any, Any]], *args: Any, **kwar
 
 
 async def _begin_async(
-    function: Callable[..., AsyncGenerator[Any, Any]], *args: Any, **kwargs: Any
+    function: Callable[..., AsyncGenerator[Any, Any]], /, *args: Any, **kwargs: Any
 ) -> _Begun:
     stream = function(*args, **kwargs)
     try:

@@ -82,7 +82,7 @@ def _fault(
             raise error
         return await function(*args, **kwargs)
 
-    def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def call(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         if not is_hit():
             return function(*args, **kwargs)
         if is_async_function(function):

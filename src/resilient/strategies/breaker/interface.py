@@ -90,7 +90,7 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
         self._mode = mode
         self._lock = new_lock()
         self._excluded_exceptions: list[Any] = _exclusions(exclude)
-        self._listeners: list[Any] = list(listeners or ())
+        self._listeners: list[Any] = [_checked_listener(one) for one in listeners or ()]
         self._shared = shared
         self._throw_new_error_on_trip = throw_new_error_on_trip
         self._name: str | None = None
@@ -358,7 +358,7 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
 
     def add_listener(self, listener: Any) -> None:
         """Tell `listener` from now on."""
-        self._listeners = [*self._listeners, listener]
+        self._listeners = [*self._listeners, _checked_listener(listener)]
         self.rest_changed()
 
     def remove_listener(self, listener: Any) -> None:
@@ -368,6 +368,14 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
 
 
 breaker_names: Names[Shown] = Names("circuit breaker")
+
+
+def _checked_listener(listener: Any) -> Any:
+    hooks = ("before_call", "success", "failure", "state_change")
+    has_all = all(callable(getattr(listener, hook, None)) for hook in hooks)
+    if isinstance(listener, type) or not has_all:
+        raise InvalidSetting("listeners", listener, "made of pybreaker.CircuitBreakerListeners")
+    return listener
 
 
 def _exclusions(exclude: Iterable[Exclusion] | None) -> list[Any]:
