@@ -11,6 +11,7 @@ from resilient.degrade.stores.guarded import GuardedStore
 from resilient.degrade.stores.memory import MemoryStore
 from resilient.degrade.tier import Answer, Tier
 from resilient.engine import clock, settings
+from resilient.engine.callables import plain_name
 from resilient.engine.isolation import isolated, report_broken
 from resilient.engine.key import Key, KeyFunction, KeySetting, key_function
 from resilient.engine.outcome import Outcome
@@ -98,7 +99,8 @@ class Cached(Tier[Never]):
 
     def __repr__(self) -> str:
         fresh = f", fresh_for={self.fresh_for:g}" if self.fresh_for else ""
-        return f"cached(ttl={self.ttl:g}, key={self.key!r}{fresh})"
+        key = plain_name(self.key) if callable(self.key) else repr(self.key)
+        return f"cached(ttl={self.ttl:g}, key={key}{fresh})"
 
     def attach(self, target: Target) -> Cached:
         """Return this tier with the key function for `target`; the store stays the same."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from resilient.degrade.tier import Answer, Tier, checked
 from resilient.engine import settings
+from resilient.engine.callables import plain_name
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Steps
 
@@ -30,7 +31,7 @@ class Failover(Tier[D]):
         self._function = settings.function("function", function)
 
     def __repr__(self) -> str:
-        return f"failover({getattr(self._function, '__qualname__', self._function)!s})"
+        return f"failover({plain_name(self._function)})"
 
     def attach(self, target: Target) -> Tier[D]:
         """Check that the function takes what the guarded one takes."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
 from resilient.engine import clock, settings
-from resilient.engine.callables import is_async_function
+from resilient.engine.callables import is_async_function, plain_name
 from resilient.engine.limits import Limit, tighter
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Invoke, Steps
@@ -87,7 +87,7 @@ def checked(
     """
     if is_async_function(function) and not target.is_async:
         raise InvalidUse(
-            f"{tier}: {function!r} is asynchronous and {target.name} is not: "
+            f"{tier}: {plain_name(function)} is asynchronous and {target.name} is not: "
             "a synchronous call cannot wait for it"
         )
     if takes_call and target.signature is not None:
@@ -97,7 +97,8 @@ def checked(
             return function
         if not _accepts(theirs, target.signature):
             raise InvalidUse(
-                f"{tier}: {function!r} takes {theirs} and is called with the arguments of "
+                f"{tier}: {plain_name(function)} takes ({', '.join(theirs.parameters)}) and is "
+                "called with the arguments of "
                 f"{target.name}, which takes {target.signature}"
             )
     return function

@@ -15,6 +15,7 @@ from types import CoroutineType
 from typing import Any, TypeVar, final
 
 from resilient.engine import clock
+from resilient.engine.callables import plain_name
 from resilient.engine.limits import ambient
 from resilient.engine.outcome import Outcome, own_frames_dropped
 from resilient.engine.steps import Attempt, Detach, Invoke, Sleep, Step, Steps, Wait
@@ -122,7 +123,8 @@ def _invoke(step: Invoke) -> Outcome:
 
 
 def _needs_a_loop(function: Callable[..., Any]) -> ResilientError:
-    return ResilientError(f"{function!r} is asynchronous and cannot serve a synchronous call")
+    name = plain_name(function)
+    return ResilientError(f"{name} is asynchronous and cannot serve a synchronous call")
 
 
 async def _carry_out_async(step: Step) -> Any:
