@@ -125,7 +125,7 @@ class Dependency(Strategy):
             if failures is not Exception:
                 self.breaker.count_only(self._matches)
         if self.retry is not None:
-            self.retry.retrying_on(self._is_failure)
+            self.retry = self.retry.retrying_on(self._is_failure)
         self.strategies: tuple[Strategy, ...] = tuple(
             strategy
             for strategy in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from itertools import count
@@ -181,10 +182,16 @@ class Retry(Strategy):
         return self
 
     def retrying_on(self, matches: Callable[[Exception], bool]) -> Retry:
-        """Take `matches` for what is tried again, if nothing else has been said."""
-        if self._matches is None and self.on_result is None:
-            self._matches = lambda error, _state: matches(error)
-        return self
+        """Return this retry, or where nothing else has been said, one that tries `matches` again.
+
+        That is another one, with the same budget: others may say something else to this one.
+        """
+        if self._matches is not None or self.on_result is not None:
+            return self
+        retrying = copy.copy(self)
+        Strategy.__init__(retrying)
+        retrying._matches = lambda error, _state: matches(error)
+        return retrying
 
     # The fast lane
 
