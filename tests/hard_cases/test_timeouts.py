@@ -751,6 +751,48 @@ def test_a_caller_that_shares_a_call_keeps_its_own_limit(virtual_time: VirtualTi
     assert virtual_time.run(main()) == pytest.approx([0.2, 0.5, 0.1])
 
 
+@pytest.mark.parametrize("lone", [True, False], ids=["alone", "with another"])
+def test_a_limit_around_a_shared_call_ends_it_for_its_caller(
+    lone: bool, virtual_time: VirtualTime
+) -> None:
+    """`timeout` around a cache whose misses share one call also limits the one who began it."""
+
+    @timeout(0.2)
+    @with_fallback(cached(60, fresh_for=30))
+    async def fetch() -> None:
+        await hang()
+
+    async def main() -> list[Any]:
+        calls = [asyncio.wait_for(fetch(), 5) for _ in range(1 if lone else 2)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    began = virtual_time.now()
+    results = virtual_time.run(main())
+    assert {type(one) for one in results} == {CallTimeout}
+    assert virtual_time.now() - began == pytest.approx(0.2)
+
+
+def test_each_attempt_at_a_shared_call_has_a_limit_of_its_own(virtual_time: VirtualTime) -> None:
+    """An attempt whose shared call was cut leaves the next attempt all of its time."""
+    hangs = iter([True, True, False])
+
+    @retry(on=TimeoutError, attempts=3, wait_initial=0)
+    @timeout(0.2)
+    @with_fallback(cached(60, fresh_for=30))
+    async def fetch() -> str:
+        if next(hangs):
+            await hang()
+        await asyncio.sleep(0.15)
+        return "answer"
+
+    async def main() -> str:
+        return await asyncio.wait_for(fetch(), 5)
+
+    began = virtual_time.now()
+    assert virtual_time.run(main()) == "answer"
+    assert virtual_time.now() - began == pytest.approx(0.55)
+
+
 def test_the_tighter_limit_wins_wherever_it_stands(virtual_time: VirtualTime) -> None:
     """Outer or inner, function, block or `asyncio.timeout`: the tighter one ends the call."""
 

@@ -194,13 +194,14 @@ class Fallback(Strategy, Generic[D]):
         outcome: Outcome | None = None
         token = carrying.set((*carrying.get(), flight))
         limit, limit_token = call.limit, None
+        shared = copy.copy(call)  # the one who called may leave, and has limits of its own
         if call.is_async:  # in a task of its own, which those who wait may outlive
-            call.limit = None
+            shared.limit = None
             limit_token = ambient.set(None)
         try:
-            outcome = yield from self._proceed(call, proceed)
+            outcome = yield from self._proceed(shared, proceed)
         finally:
-            call.limit = limit
+            call.attempts, call.retries = shared.attempts, shared.retries
             for variable, one in ((carrying, token), (ambient, limit_token)):
                 if one is not None:
                     cast("Any", variable).reset(one)
