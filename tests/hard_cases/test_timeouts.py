@@ -302,6 +302,29 @@ def test_a_call_that_waited_for_a_worker_still_has_a_limit() -> None:
     assert 0.29 <= watch.seconds < 1
 
 
+def test_a_caller_with_a_tighter_limit_does_not_wait_longer_for_a_worker() -> None:
+    """A caller under `deadline(0.1)` is back after 0.1 s although no worker has come free."""
+    release, reached = threading.Event(), Inside()
+
+    @timeout(5, max_workers=1)
+    def fetch() -> None:
+        with reached:
+            release.wait(1.5)
+
+    busy = threading.Thread(target=fetch)
+    busy.start()
+    assert eventually(lambda: reached.now == 1)
+    used = time.process_time()
+    with stopwatch() as watch, pytest.raises(TimeoutError), deadline(0.1):
+        fetch()
+    used = time.process_time() - used
+    release.set()
+    busy.join()
+    assert 0.09 <= watch.seconds < 0.6
+    assert used < 0.05, "it waits, and does not spin"
+    assert reached.total == 1, "what would have begun too late has not begun"
+
+
 def test_a_function_that_calls_itself_does_not_exhaust_its_own_workers() -> None:
     """Nested calls under one limit get workers as well, or an error at the outer limit."""
 

@@ -136,19 +136,20 @@ class Workers:
 
         The time for which a call waits for a worker is not the call's own and does not count.
         """
-        asked = clock.now()
+        asked, outer = clock.now(), ambient.get()
         try:
             worker = self._idle.pop() if self.abandoned < self.max_abandoned else None
         except IndexError:
             worker = None
         if worker is None:
-            worker = self._another_worker()
+            worker = self._another_worker(outer)
             if worker is None:
-                return Outcome(
-                    None, WorkersSaturated(limit.name, self.abandoned), asked, clock.now()
-                )
+                if outer is not None and outer.expired:
+                    return Outcome(None, outer.too_late(), asked, clock.now())
+                saturated = WorkersSaturated(limit.name, self.abandoned)
+                return Outcome(None, saturated, asked, clock.now())
             limit = limit.postponed(clock.now() - asked)
-            if (outer := ambient.get()) is not None:
+            if outer is not None:
                 limit = tighter(outer, limit)
         started = clock.now()
         context = copy_context()
@@ -167,11 +168,13 @@ class Workers:
         assert job.outcome is not None
         return job.outcome
 
-    def _another_worker(self) -> _Worker | None:
-        """Return a worker, waiting for one if all are busy; None when the pool is saturated."""
+    def _another_worker(self, outer: Limit | None) -> _Worker | None:
+        """Return a worker, waiting for one if all are busy; None if saturated, or after `outer`."""
         while True:
             with self._lock:
-                if self.abandoned >= self.max_abandoned:
+                if self.abandoned >= self.max_abandoned or (outer is not None and outer.expired):
+                    # A turn that this caller has been given is for the next one.
+                    self._next_turn_locked()
                     return None
                 if self._idle:
                     return self._idle.pop()
@@ -181,7 +184,7 @@ class Workers:
                 turn = threading.Lock()
                 turn.acquire()
                 self._queue.append(turn)
-            self._wait_for(turn)
+            self._wait_for(turn, outer)
         worker = _Worker(self)
         try:
             worker.start()
@@ -191,8 +194,7 @@ class Workers:
             return None
         return worker
 
-    def _wait_for(self, turn: threading.Lock) -> None:
-        outer = ambient.get()
+    def _wait_for(self, turn: threading.Lock, outer: Limit | None) -> None:
         try:
             clock.current.acquire(turn, None if outer is None else outer.expires - clock.now())
         finally:
