@@ -119,7 +119,7 @@ class Workers:
 
     def _forget_threads(self) -> None:
         self.abandoned = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may make a call within one of ours
         self._idle: list[_Worker] = []
         self._size = 0
         self._queue: deque[threading.Lock] = deque()
