@@ -345,6 +345,51 @@ def workers_of(function: Callable[..., Any]) -> Any:
     return pools[0]
 
 
+def test_many_callers_of_few_workers_neither_lose_a_turn_nor_take_one_twice() -> None:
+    """With threads that take turns all the time, every call of 24 callers is made once, in time."""
+
+    @timeout(5, max_workers=3)
+    def fetch(number: int) -> int:
+        return number
+
+    def act(_: int) -> list[int]:
+        return [fetch(number) for number in range(100)]
+
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        results = crowd(24, act)
+    finally:
+        sys.setswitchinterval(usual)
+    assert results == [list(range(100))] * 24
+
+
+def test_a_worker_that_retires_as_a_call_comes_does_not_take_it_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Calls that come just when idle workers end are made by these or by others, and in time."""
+    monkeypatch.setattr("resilient.engine.workers._IDLE_SECONDS", 0.0002)
+
+    @timeout(2)
+    def fetch() -> str:
+        return "answer"
+
+    def act(index: int) -> list[str]:
+        answers = []
+        for number in range(100):
+            time.sleep(0.0001 * ((index + number) % 5))
+            answers.append(fetch())
+        return answers
+
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        results = crowd(8, act)
+    finally:
+        sys.setswitchinterval(usual)
+    assert results == [["answer"] * 100] * 8
+
+
 # 16: context variables
 
 request_id: ContextVar[str] = ContextVar("request_id", default="none")

@@ -97,10 +97,13 @@ class _Worker:
 
     def _work(self) -> None:
         pool = self._pool
-        while self._go.acquire(timeout=_IDLE_SECONDS) or not pool._retire(self):
+        while True:
+            if not self._go.acquire(timeout=_IDLE_SECONDS):
+                if pool._retire(self):
+                    return
+                self._go.acquire()  # somebody has just taken this worker, and will say so
             job, self._job = self._job, None
-            if job is None:
-                continue
+            assert job is not None
             job.run()
             if not pool._finish(self, job):
                 return
@@ -176,8 +179,10 @@ class Workers:
                     # A turn that this caller has been given is for the next one.
                     self._next_turn_locked()
                     return None
-                if self._idle:
+                try:
                     return self._idle.pop()
+                except IndexError:
+                    pass
                 if self._size < self.max_workers:
                     self._size += 1
                     break
@@ -243,9 +248,10 @@ class Workers:
     def _retire(self, worker: _Worker) -> bool:
         """End a worker that has been idle for long; return False if it was just given a job."""
         with self._lock:
-            if worker not in self._idle:
+            try:
+                self._idle.remove(worker)
+            except ValueError:  # taken meanwhile, for which nobody needs the lock
                 return False
-            self._idle.remove(worker)
             self._size -= 1
             return True
 
