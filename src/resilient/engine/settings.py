@@ -7,9 +7,19 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from resilient.engine.callables import is_async_function
 from resilient.errors import InvalidSetting
 
-__all__ = ["count", "error_types", "fraction", "function", "period", "seconds", "text"]
+__all__ = [
+    "count",
+    "error_types",
+    "fraction",
+    "function",
+    "period",
+    "plain_function",
+    "seconds",
+    "text",
+]
 
 
 def _number(parameter: str, value: object, expected: str) -> float:
@@ -77,3 +87,12 @@ def function(parameter: str, value: object) -> Callable[..., Any]:
     if not callable(value):
         raise InvalidSetting(parameter, value, "something that can be called")
     return value
+
+
+def plain_function(parameter: str, value: object) -> Callable[..., Any]:
+    """Return `value` if it can be called and answers at once."""
+    called = function(parameter, value)
+    if is_async_function(called):
+        expected = "a plain function: nobody awaits what an asynchronous one answers"
+        raise InvalidSetting(parameter, value, expected)
+    return called

@@ -27,7 +27,7 @@ def matcher(parameter: str, on: Matches | retry_base) -> Matcher:
     """Return a function that tells whether an error is one of `on`."""
     tenacity = sys.modules.get("tenacity")
     if tenacity is not None and isinstance(on, tenacity.retry_base):
-        decide: Any = on
+        decide = settings.plain_function(parameter, on)
         return lambda _error, state: bool(decide(state()))
     matches = error_matcher(parameter, on)  # type: ignore[arg-type]
     return lambda error, _state: matches(error)
@@ -48,7 +48,7 @@ def judges_values(on: object) -> bool:
 def error_matcher(parameter: str, on: Matches) -> Callable[[Exception], bool]:
     """Return a function that tells whether an error, or all leaves of a group, is one of `on`."""
     if callable(on) and not isinstance(on, type):
-        is_meant: Callable[[BaseException], bool] = on
+        is_meant: Callable[[BaseException], bool] = settings.plain_function(parameter, on)
     else:
         try:
             types = settings.error_types(parameter, on)

@@ -152,15 +152,15 @@ class Retry(Strategy):
         self.on = on
         self._matches = None if on is None else matcher("on", on)
         self._judges_values = judges_values(on)
-        self.on_result = None if on_result is None else settings.function("on_result", on_result)
+        self.on_result = _hook("on_result", on_result)
         self.attempts = settings.count("attempts", 3 if attempts is None else attempts)
-        self.stop = None if stop is None else settings.function("stop", stop)
-        self.wait = None if wait is None else settings.function("wait", wait)
+        self.stop = _hook("stop", stop)
+        self.wait = _hook("wait", wait)
         self.wait_initial = settings.seconds("wait_initial", wait_initial)
         self.wait_max = settings.seconds("wait_max", wait_max)
         self.max_retry_after = settings.seconds("max_retry_after", max_retry_after)
-        self.before_sleep = before_sleep
-        self.after = after
+        self.before_sleep = _hook("before_sleep", before_sleep)
+        self.after = _hook("after", after)
         if budget is OWN_BUDGET:
             budget = RetryBudget()
         if budget is not None and not isinstance(budget, RetryBudget):
@@ -295,6 +295,10 @@ class Retry(Strategy):
         state = history.state()
         state.upcoming_sleep = pause
         return bool(isolated("retry stop", True, self.stop, state))
+
+
+def _hook(parameter: str, function: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    return None if function is None else settings.plain_function(parameter, function)
 
 
 def _dislikes(on_result: Callable[[Any], bool], value: Any) -> bool:

@@ -1,0 +1,432 @@
+"""Wrong use is told where it is written, by parameter, value and range, not by the next outage."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import tenacity
+
+from resilient import (
+    InvalidSetting,
+    InvalidUse,
+    MemoryStore,
+    Pipeline,
+    ResilientError,
+    RetryBudget,
+    bulkhead,
+    cached,
+    circuit_breaker,
+    deadline,
+    default,
+    failover,
+    pipeline_of,
+    rate_limit,
+    retry,
+    retrying,
+    serve,
+    timeout,
+    with_fallback,
+)
+from resilient.testing import VirtualTime, fail
+from tests.doubles import each
+
+NOT_NUMBERS = [float("nan"), float("inf"), float("-inf"), True, False, "1", None, [1], 1j]
+
+
+def breaker(**settings: Any) -> object:
+    return circuit_breaker(**settings)
+
+
+def fetch(user_id: str, *, page: int = 1) -> str:
+    return user_id
+
+
+# Numbers
+
+#: How each setting is given: a function of the value, and the values that are out of range.
+SECONDS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
+    "timeout(seconds)": (timeout, [0, -1]),
+    "deadline(seconds)": (deadline, [0, -0.5]),
+    "retry(wait_initial)": (lambda one: retry(on=OSError, wait_initial=one), [-1]),
+    "retry(wait_max)": (lambda one: retry(on=OSError, wait_max=one), [-1]),
+    "retry(max_retry_after)": (lambda one: retry(on=OSError, max_retry_after=one), [-1]),
+    "rate_limit(per)": (lambda one: rate_limit(1, per=one), [0, -1]),
+    "rate_limit(max_wait)": (lambda one: rate_limit(1, max_wait=one), [-1]),
+    "cached(ttl)": (cached, [0, -1]),
+    "cached(fresh_for)": (lambda one: cached(60, fresh_for=one), [-1, 61]),
+    "circuit_breaker(probe_every)": (
+        lambda one: breaker(probe=print, probe_every=one),
+        [0, -1],
+    ),
+    "VirtualTime.advance(seconds)": (lambda one: VirtualTime().advance(one), [-1]),
+}
+#: None stands for a default, or for no limit, in these.
+SECONDS_OR_NONE: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
+    "bulkhead(max_wait)": (lambda one: bulkhead(1, 1, max_wait=one), [-1]),
+    "default(timeout)": (lambda one: default(1, timeout=one), [0, -1]),
+    "failover(timeout)": (lambda one: failover(fetch, timeout=one), [0, -1]),
+    "circuit_breaker(reset_timeout)": (lambda one: breaker(reset_timeout=one), [-1]),
+    "circuit_breaker(max_reset_timeout)": (
+        lambda one: breaker(reset_timeout=1, max_reset_timeout=one),
+        [-1, 0.5],
+    ),
+    "circuit_breaker(slow_call_seconds)": (
+        lambda one: breaker(slow_call_rate=0.5, slow_call_seconds=one),
+        [0, -1],
+    ),
+}
+COUNTS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
+    "RetryBudget(size)": (RetryBudget, [0, -1, 1.5]),
+    "bulkhead(max_concurrent)": (bulkhead, [0, -1, 1.5]),
+    "bulkhead(max_waiting)": (lambda one: bulkhead(1, one), [-1, 1.5]),
+    "rate_limit(limit)": (rate_limit, [0, -1, 1.5]),
+    "timeout(max_abandoned)": (lambda one: timeout(1, max_abandoned=one), [0, -1, 1.5]),
+    "timeout(max_workers)": (lambda one: timeout(1, max_workers=one), [0, -1, 1.5]),
+    "MemoryStore(max_entries)": (MemoryStore, [0, -1, 1.5]),
+    "circuit_breaker(probes)": (lambda one: breaker(probes=one), [0, -1, 1.5]),
+    "circuit_breaker(success_threshold)": (
+        lambda one: breaker(success_threshold=one),
+        [0, -1, 1.5],
+    ),
+    "serve(port)": (lambda one: serve(port=one), [-1, 65_536, 1.5]),
+}
+COUNTS_OR_NONE: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
+    "retry(attempts)": (lambda one: retry(on=OSError, attempts=one), [0, -1, 1.5]),
+    "rate_limit(burst)": (lambda one: rate_limit(1, burst=one), [0, -1, 1.5]),
+    "circuit_breaker(fail_max)": (lambda one: breaker(fail_max=one), [0, -1, 1.5]),
+    "circuit_breaker(min_calls)": (
+        lambda one: breaker(failure_rate=0.5, min_calls=one),
+        [0, -1, 1.5, 101],
+    ),
+}
+FRACTIONS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
+    "RetryBudget(per_success)": (lambda one: RetryBudget(10, one), [0, -0.1, 1.01]),
+}
+FRACTIONS_OR_NONE: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
+    "circuit_breaker(failure_rate)": (lambda one: breaker(failure_rate=one), [0, -0.1, 1.01, 50]),
+    "circuit_breaker(slow_call_rate)": (
+        lambda one: breaker(slow_call_rate=one, slow_call_seconds=1),
+        [0, -0.1, 1.01],
+    ),
+}
+
+
+def numbers() -> dict[str, tuple[Callable[[Any], object], str, Any]]:
+    """Return each setting with each value that is none for it."""
+    found: dict[str, tuple[Callable[[Any], object], str, Any]] = {}
+    for group in (SECONDS, COUNTS, FRACTIONS):
+        for name, (use, beyond) in group.items():
+            for value in [*NOT_NUMBERS, *beyond]:
+                found[f"{name}={value!r}"] = (use, name, value)
+    for group in (SECONDS_OR_NONE, COUNTS_OR_NONE, FRACTIONS_OR_NONE):
+        for name, (use, beyond) in group.items():
+            for value in [*NOT_NUMBERS, *beyond]:
+                if value is not None:
+                    found[f"{name}={value!r}"] = (use, name, value)
+    return found
+
+
+@each("case", numbers())
+def test_a_number_out_of_its_range_is_refused(
+    case: tuple[Callable[[Any], object], str, Any],
+) -> None:
+    """The error names the parameter and the value, says what is accepted, and is a ValueError."""
+    use, name, value = case
+    parameter = name.split("(")[1].rstrip(")")
+    with pytest.raises(InvalidSetting, match=f"{parameter} must be ") as caught:
+        use(value)
+    assert isinstance(caught.value, ValueError)
+    assert caught.value.parameter == parameter
+    assert caught.value.value is value
+    assert repr(value) in str(caught.value)
+
+
+@each(
+    "use",
+    {
+        "wait_initial": lambda: retry(on=OSError, wait_initial=0).wait_initial,
+        "wait_max": lambda: retry(on=OSError, wait_max=0).wait_max,
+        "max_retry_after": lambda: retry(on=OSError, max_retry_after=0).max_retry_after,
+        "max_waiting": lambda: bulkhead(1, 0).max_waiting,
+        "max_wait": lambda: bulkhead(1, 1, max_wait=0).max_wait,
+        "max_wait of a rate": lambda: rate_limit(1, max_wait=0).max_wait,
+        "fresh_for": lambda: cached(60, fresh_for=0).fresh_for,
+        "reset_timeout": lambda: circuit_breaker(reset_timeout=0).reset_timeout,
+    },
+)
+def test_a_deliberate_zero_stays_zero(use: Callable[[], float]) -> None:
+    """Where 0 is in range it is never replaced by a default."""
+    assert use() == 0
+
+
+# Other settings
+
+
+@each(
+    "case",
+    {
+        "retry: on is a number": (lambda: retry(on=3), "on"),
+        "retry: on is an error": (lambda: retry(on=ConnectionError()), "on"),
+        "retry: on is empty": (lambda: retry(on=()), "on"),
+        "retry: on is text": (lambda: retry(on="ConnectionError"), "on"),
+        "retry: on holds no error": (lambda: retry(on=(OSError, int)), "on"),
+        "retry: stop and attempts": (
+            lambda: retry(on=OSError, attempts=3, stop=tenacity.stop_after_attempt(3)),
+            "stop",
+        ),
+        "retry: stop is a number": (lambda: retry(on=OSError, stop=3), "stop"),
+        "retry: wait is a number": (lambda: retry(on=OSError, wait=3), "wait"),
+        "retry: on_result is a value": (lambda: retry(on=OSError, on_result=3), "on_result"),
+        "retry: budget is a number": (lambda: retry(on=OSError, budget=10), "budget"),
+        "retry: after is a number": (lambda: retry(on=OSError, after=3), "after"),
+        "retry: before_sleep is a number": (
+            lambda: retry(on=OSError, before_sleep=3),
+            "before_sleep",
+        ),
+        "fallback: on is a number": (lambda: with_fallback(1, on=3), "on"),
+        "fallback: exclude is empty": (lambda: with_fallback(1, exclude=()), "exclude"),
+        "failover: no function": (lambda: failover("replica"), "function"),
+        "cached: key is a number": (lambda: cached(60, key=3), "key"),
+        "cached: store is none": (lambda: cached(60, store={}), "store"),
+        "cached: store is a class": (lambda: cached(60, store=3), "store"),
+        "deadline: pass_as is empty": (lambda: deadline(1, pass_as=""), "pass_as"),
+        "breaker: name is a function": (lambda: circuit_breaker(print), "name"),
+        "breaker: name is empty": (lambda: circuit_breaker(" "), "name"),
+        "breaker: mode": (lambda: circuit_breaker(mode="off"), "mode"),
+        "breaker: window is a word": (
+            lambda: circuit_breaker(failure_rate=0.5, window="ten"),
+            "window",
+        ),
+        "breaker: window is zero": (lambda: circuit_breaker(failure_rate=0.5, window=0), "window"),
+        "breaker: window of no time": (
+            lambda: circuit_breaker(failure_rate=0.5, window="0s"),
+            "window",
+        ),
+        "breaker: slow rate alone": (
+            lambda: circuit_breaker(slow_call_rate=0.5),
+            "slow_call_seconds",
+        ),
+        "breaker: slow seconds alone": (
+            lambda: circuit_breaker(slow_call_seconds=1),
+            "slow_call_seconds",
+        ),
+        "breaker: exclude": (lambda: circuit_breaker(exclude=[int]), "exclude"),
+        "breaker: probe": (lambda: circuit_breaker(probe=3), "probe"),
+        "serve: host": (lambda: serve(port=0, host=""), "host"),
+    },
+)
+def test_a_setting_that_makes_no_sense_is_refused(
+    case: tuple[Callable[[], object], str],
+) -> None:
+    """The error comes where the setting is written, and names it."""
+    use, parameter = case
+    with pytest.raises(InvalidSetting) as caught:
+        use()
+    assert caught.value.parameter == parameter
+    assert parameter in str(caught.value)
+
+
+def test_a_setting_that_there_is_not_is_refused() -> None:
+    """A misspelt setting is a TypeError, as of any function."""
+    uses: list[Callable[[], object]] = [
+        lambda: retry(on=OSError, atempts=3),  # type: ignore[call-arg]
+        lambda: retrying(on=OSError, atempts=3),
+        lambda: timeout(1, secs=2),  # type: ignore[call-arg]
+        lambda: circuit_breaker(fail_maximum=3),  # type: ignore[call-arg]
+        lambda: with_fallback(1, only=OSError),  # type: ignore[call-overload]
+    ]
+    for use in uses:
+        with pytest.raises(TypeError, match="unexpected keyword"):
+            use()
+
+
+# Decorating
+
+
+class Service:
+    pass
+
+
+async def fetch_async(user_id: str, *, page: int = 1) -> str:
+    return user_id
+
+
+def fetch_all(user_id: str) -> Any:
+    yield user_id
+
+
+@each(
+    "thing",
+    {
+        "class": Service,
+        "instance": Service(),
+        "number": 3,
+        "text": "fetch",
+        "none": None,
+        "property": property(lambda self: 1),
+        "module": asyncio,
+    },
+)
+@each(
+    "guard",
+    {
+        "retry": retry(on=OSError),
+        "timeout": timeout(1),
+        "deadline": deadline(1),
+        "bulkhead": bulkhead(1),
+        "rate_limit": rate_limit(1),
+        "with_fallback": with_fallback(1),
+        "circuit_breaker": circuit_breaker(),
+        "Pipeline": Pipeline(retry(on=OSError)),
+    },
+)
+def test_what_is_no_function_cannot_be_decorated(guard: Any, thing: Any) -> None:
+    """Classes, instances and values are refused when decorating, with what to do instead."""
+    with pytest.raises(InvalidUse) as caught:
+        guard(thing)
+    assert isinstance(caught.value, TypeError)
+    assert len(str(caught.value)) > 20
+
+
+@each(
+    "case",
+    {
+        "retry without on": (lambda: retry()(fetch), r"retry\(on="),
+        "a key of another function": (
+            lambda: with_fallback(cached(60, key="rec:{user}"))(fetch),
+            "user_id, page",
+        ),
+        "a key without a name": (lambda: with_fallback(cached(60, key="rec:{}"))(fetch), "key="),
+        "a key that is no template": (
+            lambda: with_fallback(cached(60, key="rec:{user_id"))(fetch),
+            "key=",
+        ),
+        "a key of an unknown form": (
+            lambda: with_fallback(cached(60, key="{user_id!x}"))(fetch),
+            "key=",
+        ),
+        "a key of all keywords": (
+            lambda: with_fallback(cached(60, key="{all}"))(lambda **all: all),
+            "key=",
+        ),
+        "a key that is a coroutine": (
+            lambda: with_fallback(cached(60, key=fetch_async))(fetch),
+            "key",
+        ),
+        "no tier": (with_fallback, "at least one tier"),
+        "a replica of other arguments": (
+            lambda: with_fallback(failover(lambda: 1))(fetch),
+            "failover",
+        ),
+        "an asynchronous tier of a plain function": (
+            lambda: with_fallback(failover(fetch_async))(fetch),
+            "asynchronous",
+        ),
+        "an asynchronous default of a plain function": (
+            lambda: with_fallback(fetch_async)(fetch),
+            "asynchronous",
+        ),
+        "a default that cannot be copied": (
+            lambda: with_fallback(default(fetch_all("a"))),
+            "copied",
+        ),
+        "a default that needs what there is not": (
+            lambda: with_fallback(lambda region, user, page, more: 1)(fetch),
+            "default",
+        ),
+        "a cached generator": (lambda: with_fallback(cached(60))(fetch_all), "generator"),
+        "a parameter that there is not": (
+            lambda: deadline(1, pass_as="timeout")(fetch),
+            "user_id, page",
+        ),
+        "not guarded": (lambda: pipeline_of(fetch), "not guarded"),
+        "no strategy": (lambda: Pipeline(fetch), "strategies"),
+        "a number for a strategy": (lambda: Pipeline(retry(on=OSError), 3), "strategies"),
+    },
+)
+def test_what_does_not_fit_is_told_when_decorating(
+    case: tuple[Callable[[], object], str],
+) -> None:
+    """The error comes before the first call, and names what does not fit."""
+    use, said = case
+    with pytest.raises(ResilientError, match=said):
+        use()
+
+
+def test_a_key_of_all_arguments_is_refused_for_methods() -> None:
+    """An object has no stable text: a method says what its key is."""
+
+    class Shop:
+        def load(self, order_id: str) -> str:
+            return order_id
+
+    with pytest.raises(InvalidUse, match="key="):
+        with_fallback(cached(60))(Shop.load)
+
+
+def test_an_asynchronous_predicate_is_refused() -> None:
+    """A predicate that returns a coroutine would say yes to everything."""
+
+    async def is_passing(error: BaseException) -> bool:
+        return False
+
+    class IsPassing(tenacity.retry_base):
+        async def __call__(self, retry_state: tenacity.RetryCallState) -> bool:  # type: ignore[override]
+            return False
+
+    uses: list[Callable[[], object]] = [
+        lambda: retry(on=is_passing),  # type: ignore[arg-type]
+        lambda: retry(on=IsPassing()),
+        lambda: retry(on=OSError, on_result=is_passing),  # type: ignore[arg-type]
+        lambda: with_fallback(1, on=is_passing),  # type: ignore[call-overload]
+    ]
+    for use in uses:
+        with pytest.raises(InvalidSetting, match="plain function"):
+            use()
+
+
+# Blocks
+
+
+@each(
+    "case",
+    {
+        "retry": (retry(on=OSError), "retrying"),
+        "with_fallback": (with_fallback(1), "decorate"),
+        "timeout": (timeout(2), "deadline"),
+    },
+)
+def test_what_cannot_guard_a_block_says_what_does(case: tuple[Any, str]) -> None:
+    """`with retry(...)`, `with with_fallback(...)` and `with timeout(...)` name the way out."""
+    strategy, way_out = case
+    with pytest.raises(InvalidUse, match=way_out):
+        strategy.__enter__()
+
+
+@each("strategy", {"retry": retry(on=OSError), "with_fallback": with_fallback(1)})
+async def test_what_cannot_guard_an_asynchronous_block_says_so(strategy: Any) -> None:
+    """`async with retry(...)` is refused as well."""
+    with pytest.raises(InvalidUse):
+        await strategy.__aenter__()
+
+
+# Faults for tests
+
+
+@each(
+    "case",
+    {
+        "nothing of that name": (lambda: fail("nothing of that name", OSError), "nothing of that"),
+        "no error": (lambda: fail("anything", "down"), "error"),  # type: ignore[arg-type]
+        "no number": (lambda: fail("anything", OSError, times=0), "times"),
+        "no time": (lambda: fail("anything", OSError, after=-1), "after"),
+    },
+)
+def test_a_fault_that_cannot_be_is_refused(case: tuple[Callable[[], Any], str]) -> None:
+    """A fault for an unknown dependency, or with wrong settings, is told at once."""
+    use, said = case
+    with pytest.raises(ResilientError, match=said):
+        use().__enter__()
