@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import weakref
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
+from resilient.engine import faults
 from resilient.engine.callables import code_of, is_async_function, plain_name
 from resilient.engine.lanes import async_lane, sync_lane
 from resilient.engine.limited import limited
@@ -93,7 +93,7 @@ def guard(
     attached = [strategy.attach(target) for strategy in strategies]
     named = name or next((one.label for one in attached if one.label is not None), None)
     pipeline = Pipeline(*attached, name=named or target.name, is_failure=is_failure)
-    if os.environ.get("RESILIENT_DISABLED", "") not in ("", "0"):
+    if faults.disabled():
         wrapper = _plain(function, is_async=is_async)
     elif is_stream:
         wrapper = sync_stream(pipeline, function)
