@@ -964,6 +964,23 @@ def test_one_hung_call_that_ends_makes_room_for_one() -> None:
             release.set()
 
 
+def test_a_worker_that_is_idle_is_not_for_a_saturated_pool() -> None:
+    """While all that may hang does hang, calls are rejected even if a thread has nothing to do."""
+    release, together = threading.Event(), threading.Barrier(2)
+    limit = timeout(0.05, max_abandoned=1)
+    meet, hang, quick = limit(together.wait), limit(release.wait), limit(lambda: "answer")
+    assert sorted(crowd(2, lambda _: meet())) == [0, 1]
+    try:
+        with pytest.raises(CallTimeout):
+            hang(5)
+        with pytest.raises(WorkersSaturated):
+            quick()
+    finally:
+        release.set()
+    assert eventually(lambda: abandoned_by(quick) == 0)
+    assert quick() == "answer"
+
+
 def test_those_who_wait_for_a_worker_are_rejected_once_there_is_none_to_wait_for() -> None:
     """Callers that queue behind calls which then hang are not kept until these end."""
     release, reached = threading.Event(), Inside()
