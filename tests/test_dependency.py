@@ -117,7 +117,7 @@ def test_each_function_can_have_a_fallback_of_its_own(virtual_time: VirtualTime)
 
 def test_a_block_is_guarded(virtual_time: VirtualTime) -> None:
     """Errors of `with` blocks count, and an open circuit does not run them."""
-    shop = Dependency("a block", breaker=circuit_breaker(fail_max=2, reset_timeout=60))
+    shop = Dependency("a shop around a block", breaker=circuit_breaker(fail_max=2, reset_timeout=60))
 
     def refund() -> None:
         with shop:
@@ -128,7 +128,7 @@ def test_a_block_is_guarded(virtual_time: VirtualTime) -> None:
             refund()
     with pytest.raises(CircuitOpen):
         refund()
-    assert calls("a block") == {"failure": 2, "rejected": 1}
+    assert calls("a shop around a block") == {"failure": 2, "rejected": 1}
 
 
 def test_a_block_counts_successes(virtual_time: VirtualTime) -> None:

@@ -39,5 +39,5 @@ def test_the_example_of_a_docstring_holds(docstring: doctest.DocTest, virtual_ti
     report: list[str] = []
     # Events go to standard output unless structlog is told otherwise; readers know that.
     with capture_logs():
-        doctest.DocTestRunner(optionflags=OPTIONS).run(docstring, out=report.append)
+        doctest.DocTestRunner(verbose=False, optionflags=OPTIONS).run(docstring, out=report.append)
     assert not report, "".join(report)
