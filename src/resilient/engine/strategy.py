@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, final
 
 from resilient.engine.outcome import Outcome
 from resilient.engine.weak import WeakList
-from resilient.errors import InvalidUse
+from resilient.errors import CallRejected, InvalidUse
 
 if TYPE_CHECKING:
     from resilient.engine.call import Call
@@ -103,6 +103,9 @@ class Strategy(LanePart):
     block_seconds: float | None = None
     #: Whether the strategy must know the function that it guards, and cannot do with any.
     needs_target: ClassVar[bool] = False
+    #: What it raises for a call that it does not let through, or None if it lets all through.
+    rejection: ClassVar[type[CallRejected] | None] = None
+
     #: Whether an error in a block speaks against the dependency; None if every error does.
     judge: Callable[[Exception], bool] | None = None
 

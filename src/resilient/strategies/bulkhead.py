@@ -45,6 +45,8 @@ class Bulkhead(Strategy):
     order in which they came.
     """
 
+    rejection = BulkheadFull
+
     def __init__(
         self, max_concurrent: int, max_waiting: int = 0, max_wait: float | None = None
     ) -> None:

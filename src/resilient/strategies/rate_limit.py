@@ -40,6 +40,8 @@ class RateLimit(Strategy):
     bucket that needs one number for its state.
     """
 
+    rejection = RateLimited
+
     def __init__(
         self, limit: int, per: float = 1.0, *, burst: int | None = None, max_wait: float = 0.0
     ) -> None:

@@ -54,6 +54,8 @@ class Timeout(Strategy):
     time limiters for synchronous calls, with a bound on what they leave behind.
     """
 
+    rejection = WorkersSaturated
+
     def __init__(self, seconds: float, *, max_abandoned: int = 32, max_workers: int = 64) -> None:
         super().__init__()
         self.limit = settings.seconds("seconds", seconds, above_zero=True)

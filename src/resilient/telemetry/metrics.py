@@ -14,6 +14,7 @@ from prometheus_client.core import (
     Metric,
 )
 
+from resilient.degrade.fallback import Fallback
 from resilient.engine.isolation import broken
 from resilient.engine.locks import new_lock
 from resilient.engine.measures import Histogram, Measures, all_measures
@@ -116,17 +117,21 @@ class _Families:
         _add_histogram(self.durations, name, measures.durations)
         self.attempts.add_metric(name, measures.attempts)
         self.retries.add_metric(name, measures.retries)
-        for tier, count in sorted(measures.fallbacks.items()):
-            self.fallbacks.add_metric([*name, tier], count)
-        for reason, count in sorted(measures.rejections.items()):
-            self.rejections.add_metric([*name, reason], count)
         _add_histogram(self.detection, name, measures.detection)
         _add_histogram(self.recovery, name, measures.recovery)
-        strategies = {id(one): one for pipe in measures.pipelines for one in pipe.strategies}
-        bulkheads = [one for one in strategies.values() if isinstance(one, Bulkhead)]
+        strategies = {
+            id(one): one for pipeline in measures.pipelines for one in pipeline.strategies
+        }.values()
+        tiers = {tier.name for one in strategies if isinstance(one, Fallback) for tier in one.tiers}
+        for tier, count in _from_zero(tiers, measures.fallbacks):
+            self.fallbacks.add_metric([*name, tier], count)
+        reasons = {one.rejection.reason for one in strategies if one.rejection is not None}
+        for reason, count in _from_zero(reasons, measures.rejections):
+            self.rejections.add_metric([*name, reason], count)
+        bulkheads = [one for one in strategies if isinstance(one, Bulkhead)]
         if bulkheads:
             self.in_flight.add_metric(name, sum(one.in_flight for one in bulkheads))
-        pools = [one.workers for one in strategies.values() if one.workers is not None]
+        pools = [one.workers for one in strategies if one.workers is not None]
         if pools:
             self.abandoned.add_metric(name, sum(pool.abandoned for pool in pools))
 
@@ -140,6 +145,11 @@ class _Families:
     def add_broken(self) -> None:
         for place, count in sorted(broken.items()):
             self.broken.add_metric([place], count)
+
+
+def _from_zero(labels: set[str], counts: dict[str, int]) -> list[tuple[str, int]]:
+    """Return `counts` with a 0 for each of `labels` that has not been counted yet, in order."""
+    return sorted({**dict.fromkeys(labels, 0), **counts}.items())
 
 
 def _add_histogram(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:

@@ -94,6 +94,8 @@ class CircuitBreaker(CircuitInterface):
     resilience4j for windows and rates.
     """
 
+    rejection = CircuitOpen
+
     def __init__(
         self,
         name: str | None = None,

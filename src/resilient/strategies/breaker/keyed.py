@@ -18,6 +18,7 @@ from resilient.errors import InvalidSetting
 from resilient.strategies.breaker.breaker import CircuitBreaker
 from resilient.strategies.breaker.circuit import CLOSED, HALF_OPEN, OPEN
 from resilient.strategies.breaker.interface import breaker_names
+from resilient.strategies.breaker.rejection import CircuitOpen
 
 __all__ = ["KeyedCircuitBreaker"]
 
@@ -36,6 +37,8 @@ class KeyedCircuitBreaker(Strategy):
         "a block has no arguments to make a key of: "
         "decorate a function with circuit_breaker.per_key(...)"
     )
+
+    rejection = CircuitOpen
 
     def __init__(self, name: str, key: KeySetting, *, max_keys: int = 1000, **rules: Any) -> None:
         super().__init__()
