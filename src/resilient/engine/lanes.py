@@ -10,17 +10,19 @@ These two functions are the library's hottest code. They differ only where Pytho
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine
 from types import CoroutineType
 from typing import Any
 
 from resilient.engine import clock
 from resilient.engine.call import Call
-from resilient.engine.callables import is_async_function
+from resilient.engine.callables import code_of, is_async_function
 from resilient.engine.drivers import TurnedAsync, drive, drive_async
 from resilient.engine.limits import ambient
 from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import JOURNAL_SIZE, Pipeline
+from resilient.engine.streams import async_stream, sync_stream
 
 __all__ = ["async_lane", "call_through", "run", "run_async", "sync_lane"]
 
@@ -137,6 +139,11 @@ def call_through(
     pipeline: Pipeline, function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Call `function` through `pipeline`; of an asynchronous one, return the awaitable."""
+    code = code_of(function)
+    if inspect.isgeneratorfunction(code):
+        return sync_stream(pipeline, function)(*args, **kwargs)
+    if inspect.isasyncgenfunction(code):
+        return async_stream(pipeline, function)(*args, **kwargs)
     if is_async_function(function):
         return _awaited(pipeline, function, args, kwargs)
     outcome = run(pipeline, function, args, kwargs)

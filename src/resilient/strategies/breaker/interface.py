@@ -230,6 +230,10 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
             self._own = Pipeline(self, name=self._name or "circuit")
         return call_through(self._own, func, args, kwargs)
 
+    async def call_async(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call the asynchronous `func` under this breaker; Tornado is not needed for it."""
+        return await self.call(func, *args, **kwargs)
+
     def calling(self) -> AbstractContextManager[Any]:  # type: ignore[override]
         """Return this breaker as the guard of a ``with`` block."""
         return self
@@ -254,6 +258,8 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
 
     @state.setter
     def state(self, state_str: str) -> None:
+        if state_str not in self._states:
+            raise InvalidSetting("state", state_str, '"closed", "open" or "half-open"')
         {OPEN: self.open, HALF_OPEN: self.half_open, CLOSED: self.close}[state_str]()
 
     _states: ClassVar[dict[str, Any]] = {

@@ -48,8 +48,10 @@ class SharedState:
 
     def push(self, change: Change) -> None:
         """Tell the storage of a change of the circuit."""
-        self._known = change.new
         isolated("breaker storage", None, self._write, change)
+        # Some storages do not raise when they fail, but go on with a state of their own. What the
+        # storage says now is no news, whether or not it is what was written.
+        self._known = isolated("breaker storage", change.new, lambda: self.storage.state)
 
     def _write(self, change: Change) -> None:
         if change.new == OPEN:
@@ -70,9 +72,12 @@ class SharedState:
 
     def succeeded(self, state: str) -> None:
         """Count a success."""
-        isolated("breaker storage", None, self.storage.reset_counter)
+        isolated("breaker storage", None, self._succeeded, state)
+
+    def _succeeded(self, state: str) -> None:
+        self.storage.reset_counter()
         if state == HALF_OPEN:
-            isolated("breaker storage", None, self.storage.increment_success_counter)
+            self.storage.increment_success_counter()
 
     def counter(self, name: str) -> Any:
         """Return a counter of the storage, or 0 if it does not answer."""
