@@ -688,6 +688,8 @@ def test_ctrl_c_ends_a_script_whose_call_hangs() -> None:
     ) as script:
         assert script.stdout is not None
         assert script.stdout.readline() == "reached\n"
+        # Python notices a signal that comes just before it begins to wait only after the wait.
+        time.sleep(0.2)
         with stopwatch() as watch:
             script.send_signal(signal.SIGINT)
             said, errors = script.communicate(timeout=10)
