@@ -595,6 +595,49 @@ def test_a_store_that_hangs_does_not_keep_the_fallback_from_serving() -> None:
         store.release.set()
 
 
+async def test_a_plain_store_that_hangs_does_not_block_the_loop() -> None:
+    """A synchronous store under an asynchronous function keeps nobody else on the loop waiting."""
+    store = Hanging()
+    guarded = with_fallback(cached(ttl=60, store=store, store_timeout=0.1))(Counted(0.01).ask_async)
+    gaps: list[float] = []
+
+    async def watch() -> None:
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(0.001)
+            gaps.append(time.monotonic() - before)
+
+    watching = asyncio.create_task(watch())
+    try:
+        for _ in range(5):
+            began = time.monotonic()
+            assert await guarded("k") == "answer k"
+            assert time.monotonic() - began < 0.01 + 0.1 + LEEWAY
+    finally:
+        store.release.set()
+        watching.cancel()
+    assert store.asked == 3
+    assert max(gaps) < 0.08 + LEEWAY / 2
+
+
+async def test_the_threads_that_a_hanging_store_takes_are_bounded() -> None:
+    """A hundred calls at once on a store that hangs leave no more than a few threads behind."""
+    store = Hanging()
+    before = threading.active_count()
+    guarded = with_fallback(cached(ttl=60, store=store, store_timeout=0.05))(
+        Counted(0.01).ask_async
+    )
+    try:
+        answers = await asyncio.gather(*(guarded(str(key)) for key in range(100)))
+        assert len(answers) == 100
+        assert threading.active_count() - before <= 80
+        for _ in range(50):
+            await guarded("k")
+        assert threading.active_count() - before <= 80
+    finally:
+        store.release.set()
+
+
 async def test_an_asynchronous_store_that_hangs_costs_no_more() -> None:
     """The methods of an asynchronous store are cancelled at their limit."""
     asked = 0

@@ -694,3 +694,28 @@ def test_a_store_that_fails_is_left_alone_and_asked_again_later(
     guarded("u2")
     guarded("u3")
     assert store.asked == 5
+
+
+def test_a_slow_store_takes_no_more_than_its_limit(virtual_time: VirtualTime) -> None:
+    """A store that takes a minute costs a plain and an asynchronous call its limit, three times."""
+
+    class Slow(Recording):
+        def put(self, key: Hashable, value: Any, ttl: float) -> None:
+            super().put(key, value, ttl)
+            virtual_time.sleep(60)
+
+    async def ask() -> str:
+        return "answer"
+
+    def took(call: Any) -> list[float]:
+        times: list[float] = []
+        for _ in range(5):
+            began = virtual_time.now()
+            assert call() == "answer"
+            times.append(virtual_time.now() - began)
+        return times
+
+    plain = with_fallback(cached(ttl=600, store=Slow(), store_timeout=0.5))(Scripted("answer"))
+    asynchronous = with_fallback(cached(ttl=600, store=Slow(), store_timeout=0.5))(ask)
+    assert took(plain) == [0.5, 0.5, 0.5, 0, 0]
+    assert took(lambda: virtual_time.run(asynchronous())) == [0.5, 0.5, 0.5, 0, 0]

@@ -59,6 +59,10 @@ class Clock(Protocol):
         """Call a function where it can be abandoned at the end of its limit."""
         ...
 
+    async def run_limited_async(self, workers: Workers, step: Invoke) -> Outcome:
+        """Call a blocking function for a task, off its loop."""
+        ...
+
     def background(self, function: Callable[[], object]) -> bool:
         """Call `function`, which may take long, without waiting; return False if that fails."""
         ...
@@ -143,6 +147,10 @@ class SystemClock:
         """Call the function on one of `workers`."""
         assert step.limit is not None
         return workers.run(step.function, step.args, step.kwargs, step.limit, step.late)
+
+    async def run_limited_async(self, workers: Workers, step: Invoke) -> Outcome:
+        """Call the function on one of `workers`."""
+        return await workers.run_async(step)
 
     def background(self, function: Callable[[], object]) -> bool:
         """Call `function` on a daemon thread, unless the platform has none to give now."""

@@ -15,7 +15,7 @@ from types import CoroutineType
 from typing import Any, TypeVar, final
 
 from resilient.engine import clock
-from resilient.engine.callables import plain_name
+from resilient.engine.callables import is_async_function, plain_name
 from resilient.engine.limits import ambient
 from resilient.engine.outcome import Outcome, own_frames_dropped
 from resilient.engine.steps import Attempt, Detach, Invoke, Sleep, Step, Steps, Wait
@@ -169,7 +169,10 @@ async def _invoke_async(step: Invoke) -> Outcome:
     token = ambient.set(limit)
     cut = cuts.arm(limit)
     try:
-        value = step.function(*step.args, **step.kwargs)
+        if step.workers is None or is_async_function(step.function):
+            value = step.function(*step.args, **step.kwargs)
+        else:
+            value = (await clock.current.run_limited_async(step.workers, step)).result()
         if inspect.isawaitable(value):
             value = await value
     except Exception as error:

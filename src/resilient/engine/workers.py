@@ -14,13 +14,17 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from resilient.engine import clock
 from resilient.engine.isolation import isolated
 from resilient.engine.limits import Limit, ambient, tighter
 from resilient.engine.outcome import Outcome
+from resilient.engine.waiting import Waiter
 from resilient.errors import WorkersSaturated
+
+if TYPE_CHECKING:
+    from resilient.engine.steps import Invoke
 
 __all__ = ["Workers"]
 
@@ -29,7 +33,7 @@ _IDLE_SECONDS = 30.0
 
 @final
 class _Job:
-    """One call on a worker: `done` is released when it has ended."""
+    """One call on a worker: `notify` is called when it has ended, and releases `done` at first."""
 
     __slots__ = (
         "abandoned",
@@ -41,6 +45,7 @@ class _Job:
         "interruption",
         "kwargs",
         "late",
+        "notify",
         "outcome",
     )
 
@@ -59,6 +64,7 @@ class _Job:
         self.late = late
         self.done = threading.Lock()
         self.done.acquire()
+        self.notify: Callable[[], object] = self.done.release
         self.outcome: Outcome | None = None
         self.interruption: BaseException | None = None
         self.ended = False
@@ -74,6 +80,12 @@ class _Job:
             self.interruption = interruption
         else:
             self.outcome = Outcome(value, None, started, clock.now())
+
+    def result(self) -> Outcome:
+        if self.interruption is not None:
+            raise self.interruption
+        assert self.outcome is not None
+        return self.outcome
 
 
 @final
@@ -166,12 +178,30 @@ class Workers:
             raise
         if not in_time and self._abandon(job):
             return Outcome(None, limit.overrun(), started, clock.now())
-        if job.interruption is not None:
-            raise job.interruption
-        assert job.outcome is not None
-        return job.outcome
+        return job.result()
 
-    def _another_worker(self, outer: Limit | None) -> _Worker | None:
+    async def run_async(self, step: Invoke) -> Outcome:
+        """Run a blocking call for a task, which its own timer cancels at the limit.
+
+        A task does not wait for a worker: it is for the caller to see to it that there are enough.
+        """
+        assert step.limit is not None
+        worker = self._another_worker(None, waits=False)
+        if worker is None:
+            now = clock.now()
+            return Outcome(None, WorkersSaturated(step.limit.name, self.abandoned), now, now)
+        job = _Job(step.function, step.args, step.kwargs, copy_context(), step.late)
+        ended = Waiter()
+        job.notify = ended.wake
+        worker.take(job)
+        try:
+            await clock.current.wait_async(ended, None)
+        except BaseException:
+            self._abandon(job)
+            raise
+        return job.result()
+
+    def _another_worker(self, outer: Limit | None, *, waits: bool = True) -> _Worker | None:
         """Return a worker, waiting for one if all are busy; None if saturated, or after `outer`."""
         while True:
             with self._lock:
@@ -186,6 +216,8 @@ class Workers:
                 if self._size < self.max_workers:
                     self._size += 1
                     break
+                if not waits:
+                    return None
                 turn = threading.Lock()
                 turn.acquire()
                 self._queue.append(turn)
@@ -222,7 +254,7 @@ class Workers:
             if needed:
                 self._idle.append(worker)
             self._next_turn_locked()
-        job.done.release()
+        job.notify()
         if job.abandoned and job.late is not None and job.outcome is not None:
             isolated("late result", None, job.late, job.outcome)
         return needed

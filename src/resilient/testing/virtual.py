@@ -117,6 +117,10 @@ class VirtualTime:
         with asyncio.Runner(loop_factory=lambda: VirtualLoop(self)) as runner:
             return runner.run(main)
 
+    async def run_limited_async(self, workers: Workers, step: Invoke) -> Outcome:
+        """Call a function for a task as `run_limited` does."""
+        return self.run_limited(workers, step)
+
     def run_limited(self, workers: Workers, step: Invoke) -> Outcome:
         """Call a function as on a worker, and leave it behind at the end of its limit."""
         assert step.limit is not None

@@ -17,6 +17,7 @@ from resilient.engine.pipeline import Pipeline
 from resilient.engine.steps import Proceed, Steps
 from resilient.errors import CallRejected
 from resilient.strategies.breaker.breaker import CircuitBreaker
+from resilient.strategies.bulkhead import Bulkhead
 from resilient.strategies.timeout import Timeout
 
 __all__ = ["GuardedStore"]
@@ -38,7 +39,10 @@ class GuardedStore:
         self._store = store
         name = f"{type(store).__name__} of a cache"
         breaker = CircuitBreaker(fail_max=3)
-        self._pipeline = Pipeline(breaker, _StoreTimeout(seconds, max_abandoned=8), name=name)
+        limit = _StoreTimeout(seconds, max_abandoned=8)
+        # Fewer at once than there are workers, for which a task cannot wait.
+        turns = Bulkhead(limit.max_workers // 2, max_waiting=10_000)
+        self._pipeline = Pipeline(breaker, limit, turns, name=name)
 
     def get(self, call: Call, key: Hashable) -> Steps[Entry | None]:
         """Return the entry under `key`, or None if there is none or the store does not answer."""
