@@ -59,20 +59,15 @@ class Upstream:
                     return self.answer()
 
             return within_block
-        if way == "decorated async":
-            call_async: Callable[[], Any] = breaker(self.answer_async)
-        elif way == "call async":
-
-            def call_async() -> Any:
-                return breaker.call(self.answer_async)
-        else:
-
-            async def call_async() -> str:
-                async with breaker:
-                    return await self.answer_async()
+        decorated = breaker(self.answer_async)
 
         async def main() -> Any:
-            return await call_async()
+            if way == "decorated async":
+                return await decorated()
+            if way == "call async":
+                return await breaker.call(self.answer_async)
+            async with breaker:
+                return await self.answer_async()
 
         return lambda: self.time.run(main())
 

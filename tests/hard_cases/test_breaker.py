@@ -144,9 +144,10 @@ def test_a_fail_max_of_zero_is_a_value_error() -> None:
 def test_no_other_zero_is_replaced_by_a_default(virtual_time: VirtualTime) -> None:
     """A 0 either means 0 or is refused."""
     assert CircuitBreaker(reset_timeout=0, max_reset_timeout=0).reset_timeout == 0
+    make: Any = CircuitBreaker
     for setting in ("window", "min_calls", "probes", "success_threshold", "failure_rate"):
         with pytest.raises(ValueError, match=setting):
-            CircuitBreaker(**{setting: 0})
+            make(**{setting: 0})
     breaker = CircuitBreaker(reset_timeout=10)
     breaker.reset_timeout = 0
     assert breaker.reset_timeout == 0

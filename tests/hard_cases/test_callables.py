@@ -49,7 +49,8 @@ class Reached:
 
 def make_breaker(**settings: Any) -> CircuitBreaker:
     """Return a breaker that opens after three failures and stays so for a minute."""
-    return CircuitBreaker(**{"fail_max": FAIL_MAX, "reset_timeout": 60, **settings})
+    given: dict[str, Any] = {"fail_max": FAIL_MAX, "reset_timeout": 60, **settings}
+    return CircuitBreaker(**given)
 
 
 # 30. Every kind of callable
@@ -985,7 +986,7 @@ def test_the_consumers_own_error_is_not_held_against_the_dependency() -> None:
 
     @contextmanager
     @breaker
-    def connection() -> Iterator[str]:
+    def connection() -> Generator[str]:
         yield "connection"
 
     for _ in range(3):
@@ -1000,7 +1001,7 @@ async def test_the_consumers_own_error_is_not_held_against_an_asynchronous_one()
 
     @asynccontextmanager
     @breaker
-    async def connection() -> AsyncIterator[str]:
+    async def connection() -> AsyncGenerator[str]:
         yield "connection"
 
     for _ in range(3):

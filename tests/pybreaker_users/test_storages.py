@@ -58,9 +58,8 @@ def storage(request: pytest.FixtureRequest, clients: list[Redis]) -> Storage:
 
 def make(storage: Storage, **settings: Any) -> CircuitBreaker:
     """Return a breaker of one of the processes."""
-    return CircuitBreaker(
-        **{"fail_max": 3, "reset_timeout": 60, "state_storage": storage(), **settings}
-    )
+    given: dict[str, Any] = {"fail_max": 3, "reset_timeout": 60, **settings}
+    return CircuitBreaker(state_storage=storage(), **given)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -284,9 +283,11 @@ def test_breakers_share_their_state_again_when_redis_is_back(
     """It comes back empty, as after a restart without persistence."""
     here = upstream.guarded(make(lambda: over_redis(quiet_redis, clients)))
     there = upstream.guarded(make(lambda: over_redis(quiet_redis, clients)))
-    outcome_of(here), outcome_of(there)
+    outcome_of(here)
+    outcome_of(there)
     quiet_redis.kill()
-    outcome_of(here), outcome_of(there)
+    outcome_of(here)
+    outcome_of(there)
     quiet_redis.start()
     upstream.down()
     outcomes_of(here, 3)

@@ -462,6 +462,7 @@ def test_an_expired_lease_doubles_the_open_period(virtual_time: VirtualTime) -> 
         return period
 
     period = virtual_time.run(main())
+    assert period is not None
     assert 1.6 <= period <= 2.0
 
 

@@ -86,7 +86,8 @@ def test_each_key_comes_back_by_itself(partners: Partners, virtual_time: Virtual
         partners.fetch
     )
     partners.down = {"a", "b"}
-    seen(fetch, "a"), seen(fetch, "b")
+    for host in ("a", "b"):
+        seen(fetch, host)
     partners.down = {"b"}
     virtual_time.advance(10)
 
@@ -206,7 +207,8 @@ def test_a_rejection_goes_to_the_fallback_and_names_the_breaker(partners: Partne
     per_host = circuit_breaker.per_key("partners", "{host}", fail_max=1, reset_timeout=30)
     fetch = per_host(partners.fetch)
     partners.down = {"a", "b"}
-    seen(fetch, "a"), seen(fetch, "b")
+    for host in ("a", "b"):
+        seen(fetch, host)
 
     with pytest.raises(CircuitOpen) as raised:
         fetch("a")
@@ -357,7 +359,8 @@ def test_metrics_have_one_name_for_all_keys(partners: Partners, virtual_time: Vi
     for number in range(50):
         fetch(f"host {number}")
     partners.down = {"a", "b"}
-    seen(fetch, "a"), seen(fetch, "b"), seen(fetch, "a")
+    for host in ("a", "b", "a"):
+        seen(fetch, host)
 
     states = series("resilient_circuit_state")
     assert states["partners", "closed"] == 50
@@ -406,7 +409,8 @@ def test_each_circuit_can_be_looked_at_and_forced(partners: Partners) -> None:
     """People on call find the circuit of a host by its key."""
     per_host = circuit_breaker.per_key("partners", lambda host: host, fail_max=1)
     fetch = per_host(partners.fetch)
-    fetch("a"), fetch("b")
+    for host in ("a", "b"):
+        fetch(host)
     per_host.circuits["a"].force_open()
 
     assert isinstance(per_host.circuits["a"], CircuitBreaker)
@@ -452,8 +456,9 @@ def test_a_wrong_setting_is_told_before_there_is_a_key(
     virtual_time: VirtualTime, settings: dict[str, Any], parameter: str
 ) -> None:
     """The rules of circuits to come are checked at once."""
+    given: dict[str, Any] = {"name": "partners", "key": "{host}", **settings}
     with pytest.raises(InvalidSetting, match=parameter):
-        circuit_breaker.per_key(**{"name": "partners", "key": "{host}", **settings})
+        circuit_breaker.per_key(**given)
 
 
 def test_settings_hold_for_every_key(partners: Partners) -> None:

@@ -22,7 +22,8 @@ def on_the_way_back(
     upstream: Upstream, **settings: Any
 ) -> tuple[CircuitBreaker, Callable[[], Any]]:
     """Return a breaker whose first probe has just succeeded, and the call that it guards."""
-    breaker = CircuitBreaker(fail_max=5, **{"reset_timeout": 10, "ramp": True, **settings})
+    given: dict[str, Any] = {"reset_timeout": 10, "ramp": True, **settings}
+    breaker = CircuitBreaker(fail_max=5, **given)
     call = upstream.guarded(breaker)
     outcomes_of(call, 100)
     upstream.down()

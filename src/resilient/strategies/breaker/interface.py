@@ -230,7 +230,9 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
             self._own = Pipeline(self, name=self._name or "circuit")
         return call_through(self._own, func, args, kwargs)
 
-    async def call_async(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    async def call_async(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, func: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
         """Call the asynchronous `func` under this breaker; Tornado is not needed for it."""
         return await self.call(func, *args, **kwargs)
 
