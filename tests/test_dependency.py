@@ -117,7 +117,9 @@ def test_each_function_can_have_a_fallback_of_its_own(virtual_time: VirtualTime)
 
 def test_a_block_is_guarded(virtual_time: VirtualTime) -> None:
     """Errors of `with` blocks count, and an open circuit does not run them."""
-    shop = Dependency("a shop around a block", breaker=circuit_breaker(fail_max=2, reset_timeout=60))
+    shop = Dependency(
+        "a shop around a block", breaker=circuit_breaker(fail_max=2, reset_timeout=60)
+    )
 
     def refund() -> None:
         with shop:

@@ -1,5 +1,8 @@
 """What is seen of calls: events with their keys, and metrics that add up."""
 
+# What returns Any may be a coroutine, for all that a type checker knows.
+# pyright: reportUnusedCoroutine=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,8 @@
 """Wrong use is told where it is written, by parameter, value and range, not by the next outage."""
 
+# What type checkers refuse as well is what this is about.
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import asyncio
@@ -193,7 +196,7 @@ def test_a_deliberate_zero_stays_zero(use: Callable[[], float]) -> None:
         "cached: store is none": (lambda: cached(60, store={}), "store"),
         "cached: store is a class": (lambda: cached(60, store=3), "store"),
         "deadline: pass_as is empty": (lambda: deadline(1, pass_as=""), "pass_as"),
-        "breaker: name is a function": (lambda: circuit_breaker(print), "name"),
+        "breaker: name is a function": (lambda: circuit_breaker(fetch), "name"),
         "breaker: name is empty": (lambda: circuit_breaker(" "), "name"),
         "breaker: mode": (lambda: circuit_breaker(mode="off"), "mode"),
         "breaker: window is a word": (

@@ -220,9 +220,13 @@ def test_a_function_without_such_a_parameter_is_refused(function: Any) -> None:
 # As a part of more
 
 
+async def pause(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
 def test_it_is_counted_as_a_timeout_when_it_cuts(virtual_time: VirtualTime) -> None:
     """An asynchronous call that is cut by its deadline is the outcome `timeout`."""
-    guarded = deadline(2)(circuit_breaker("cut by a deadline", fail_max=9)(asyncio.sleep))
+    guarded = deadline(2)(circuit_breaker("cut by a deadline", fail_max=9)(pause))
     with pytest.raises(CallTimeout):
         virtual_time.run(guarded(60))
     assert calls("cut by a deadline") == {"timeout": 1}

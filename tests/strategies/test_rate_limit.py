@@ -34,6 +34,7 @@ def test_the_time_until_the_next_call_is_exact(
     for _ in range(3):
         with pytest.raises(RateLimited) as caught:
             guarded()
+        assert caught.value.retry_after is not None
         assert caught.value.retry_after == pytest.approx(per / limit)
         virtual_time.advance(caught.value.retry_after * 0.999)
         with pytest.raises(RateLimited) as caught:
@@ -94,6 +95,7 @@ def test_a_call_waits_for_its_turn_if_told_to(virtual_time: VirtualTime) -> None
     results = virtual_time.run(main())
     assert called == [0, 0.5, 1.0]
     assert [type(one) for one in results[3:]] == [RateLimited, RateLimited]
+    assert isinstance(results[3], RateLimited)
     assert results[3].retry_after == pytest.approx(1.5)
 
 

@@ -366,7 +366,7 @@ def test_the_first_bound_and_the_cap_can_be_chosen(virtual_time: VirtualTime) ->
 
 @pytest.mark.parametrize("chosen", [{"wait_initial": 0}, {"wait_max": 0}])
 def test_a_pause_of_zero_is_a_pause_of_zero(
-    virtual_time: VirtualTime, chosen: dict[str, float]
+    virtual_time: VirtualTime, chosen: dict[str, Any]
 ) -> None:
     """A deliberate 0 is not replaced by a default."""
     assert pauses(virtual_time, retry(on=ConnectionError, **chosen), 3) == [0, 0]

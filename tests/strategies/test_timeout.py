@@ -23,6 +23,10 @@ from resilient.testing import VirtualTime
 from tests.doubles import Scripted, calls, series
 
 
+async def pause(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
 def test_a_caller_is_back_at_the_limit(virtual_time: VirtualTime) -> None:
     """A call of a minute under a limit of two seconds ends after two, with a `CallTimeout`."""
     began = virtual_time.now()
@@ -118,7 +122,7 @@ def test_the_tighter_of_two_asynchronous_limits_wins(
     virtual_time: VirtualTime, outer: float, inner: float
 ) -> None:
     """The same holds for coroutines."""
-    call = timeout(outer)(timeout(inner)(asyncio.sleep))
+    call = timeout(outer)(timeout(inner)(pause))
     began = virtual_time.now()
     with pytest.raises(CallTimeout) as caught:
         virtual_time.run(call(60))
