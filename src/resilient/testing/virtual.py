@@ -262,3 +262,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return the virtual time."""
         return self._virtual.now()
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for the executor's threads for as long as they take, which is real time."""
+        await super().shutdown_default_executor()
