@@ -29,6 +29,8 @@ __all__ = ["Fallback", "WithFallback", "with_fallback"]
 P = ParamSpec("P")
 R = TypeVar("R")
 D = TypeVar("D")
+E = TypeVar("E")
+F = TypeVar("F")
 
 
 class Fallback(Strategy, Generic[D]):
@@ -237,7 +239,10 @@ def _comes_from(error: BaseException | None, origin: Exception) -> bool:
 
 @final
 class WithFallback:
-    """Makes fallbacks: on their own, or as the outermost part of a dependency."""
+    """Makes fallbacks: on their own, or as the outermost part of a dependency.
+
+    Type checkers know what up to three tiers serve, of which the last may be anything.
+    """
 
     def __init__(
         self, inner: Callable[[Fallback[Any], Callable[..., Any]], Any] | None = None
@@ -265,26 +270,65 @@ class WithFallback:
     def __call__(
         self,
         first: Tier[D],
-        second: Tier[D] | Callable[..., Coroutine[Any, Any, D]],
+        second: Tier[E] | Callable[..., Coroutine[Any, Any, E]],
         /,
         *,
         on: Matches = ...,
         exclude: Matches | None = ...,
-    ) -> Fallback[D]: ...
+    ) -> Fallback[D | E]: ...
     @overload
     def __call__(
         self,
         first: Tier[D],
-        second: Callable[..., D],
+        second: Callable[..., E],
         /,
         *,
         on: Matches = ...,
         exclude: Matches | None = ...,
-    ) -> Fallback[D]: ...
+    ) -> Fallback[D | E]: ...
     @overload
     def __call__(
-        self, first: Tier[D], second: D, /, *, on: Matches = ..., exclude: Matches | None = ...
-    ) -> Fallback[D]: ...
+        self,
+        first: Tier[D],
+        second: E,
+        /,
+        *,
+        on: Matches = ...,
+        exclude: Matches | None = ...,
+    ) -> Fallback[D | E]: ...
+    @overload
+    def __call__(
+        self,
+        first: Tier[D],
+        second: Tier[E],
+        third: Tier[F] | Callable[..., Coroutine[Any, Any, F]],
+        /,
+        *,
+        on: Matches = ...,
+        exclude: Matches | None = ...,
+    ) -> Fallback[D | E | F]: ...
+    @overload
+    def __call__(
+        self,
+        first: Tier[D],
+        second: Tier[E],
+        third: Callable[..., F],
+        /,
+        *,
+        on: Matches = ...,
+        exclude: Matches | None = ...,
+    ) -> Fallback[D | E | F]: ...
+    @overload
+    def __call__(
+        self,
+        first: Tier[D],
+        second: Tier[E],
+        third: F,
+        /,
+        *,
+        on: Matches = ...,
+        exclude: Matches | None = ...,
+    ) -> Fallback[D | E | F]: ...
     @overload
     def __call__(
         self, *tiers: Any, on: Matches = ..., exclude: Matches | None = ...

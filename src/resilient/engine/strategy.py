@@ -12,6 +12,7 @@ from resilient.engine.weak import WeakList
 from resilient.errors import CallRejected, InvalidUse
 
 if TYPE_CHECKING:
+    from resilient.engine.blocks import Block
     from resilient.engine.call import Call
     from resilient.engine.pipeline import Pipeline
     from resilient.engine.steps import Proceed, Steps
@@ -158,7 +159,7 @@ class Strategy(LanePart):
 
         return guard(function, self)
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Block:
         from resilient.engine.blocks import enter
 
         return enter(self)
@@ -173,7 +174,7 @@ class Strategy(LanePart):
 
         leave(self, error)
 
-    async def __aenter__(self) -> Any:
+    async def __aenter__(self) -> Block:
         from resilient.engine.blocks import enter_async
 
         return await enter_async(self)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from math import inf
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pybreaker
 
@@ -26,6 +26,9 @@ from resilient.strategies.breaker.rejection import CircuitOpen
 from resilient.strategies.breaker.rules import rules_of, window_of
 from resilient.strategies.breaker.shared import SharedState
 from resilient.strategies.matching import error_matcher
+
+if TYPE_CHECKING:
+    from resilient.strategies.breaker.keyed import KeyedCircuitBreaker
 
 __all__ = ["CircuitBreaker", "circuit_breaker"]
 
@@ -360,7 +363,9 @@ class CircuitBreaker(CircuitInterface):
         self._announce(self._circuit.probed(clock.now(), good=good)[1])
 
     @classmethod
-    def per_key(cls, name: str, key: KeySetting, *, max_keys: int = 1000, **settings: Any) -> Any:
+    def per_key(
+        cls, name: str, key: KeySetting, *, max_keys: int = 1000, **settings: Any
+    ) -> KeyedCircuitBreaker:
         """Return a strategy with a circuit for each key, such as a host or a tenant.
 
         Arguments:
