@@ -370,26 +370,32 @@ def test_a_length_of_time_is_written_with_its_unit(
 
 TIMED_CALLS = st.tuples(
     st.integers(min_value=0, max_value=30),
-    st.one_of(st.tuples(st.booleans(), st.booleans()), st.integers(1, 20)),
+    st.one_of(
+        st.tuples(st.booleans(), st.booleans()),
+        st.tuples(st.integers(1, 20), st.integers(0, 15)),
+    ),
 )
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(TIMED_CALLS, max_size=40))
 def test_a_window_of_time_counts_the_last_ten_parts(calls: list[Any]) -> None:
-    """What is in it is what was within the present tenth of the window and the nine before."""
-    counted, now = TimeWindow(10.0), 1000.0
+    """The newest tenth of the window and the nine before, also of what it is told of late."""
+    counted, now, newest = TimeWindow(10.0), 1000.0, 1000
     kept: list[tuple[int, bool, bool]] = []
     for quarters, call in calls:
         now += quarters / 4
-        if isinstance(call, int):
-            counted.add_successes(call, now)
-            kept += [(int(now), False, False)] * call
-        else:
+        if isinstance(call[0], bool):
             failed, slow = call
             counted.add(now, failed=failed, slow=slow)
             kept.append((int(now), failed, slow))
-        inside = [one for one in kept if one[0] > int(now) - 10]
+            newest = max(newest, int(now))
+        else:
+            number, late = call
+            counted.add_successes(number, now - late)
+            kept += [(int(now - late), False, False)] * number
+            newest = max(newest, int(now - late)) if len(kept) > number else int(now - late)
+        inside = [one for one in kept if one[0] > newest - 10]
         assert counts_of(counted) == (
             len(inside),
             sum(failed for _, failed, _ in inside),
