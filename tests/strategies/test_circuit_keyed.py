@@ -67,6 +67,11 @@ def series(name: str) -> dict[tuple[str, ...], float]:
     }
 
 
+def hosts_of(per_host: Any) -> set[str]:
+    """Return the hosts that have a circuit."""
+    return {key[-1] for key in per_host.circuits}
+
+
 # A circuit for each key
 
 
@@ -304,7 +309,7 @@ def test_the_key_used_longest_ago_goes_first(partners: Partners) -> None:
     for host in ("a", "b", "c", "a", "d"):
         fetch(host)
 
-    assert {key[-1] for key in per_host.circuits} == {"c", "a", "d"}
+    assert hosts_of(per_host) == {"c", "a", "d"}
 
 
 def test_closed_circuits_go_before_open_ones(partners: Partners) -> None:
@@ -326,7 +331,7 @@ def test_open_circuits_are_bounded_as_well(partners: Partners) -> None:
     for host in "abcd":
         seen(fetch, host)
 
-    assert {key[-1] for key in per_host.circuits} == {"b", "c", "d"}
+    assert hosts_of(per_host) == {"b", "c", "d"}
     assert [seen(fetch, host) for host in "bcd"] == ["rejected"] * 3
 
 
@@ -346,7 +351,7 @@ def test_a_circuit_that_has_closed_again_goes_like_any_other(
     for host in ("a", "b", "c", "d"):
         fetch(host)
 
-    assert {key[-1] for key in per_host.circuits} == {"b", "c", "d"}
+    assert hosts_of(per_host) == {"b", "c", "d"}
 
 
 # What is seen
