@@ -15,7 +15,7 @@ from resilient.engine import clock, signals
 from resilient.engine.call import Call
 from resilient.engine.callables import calling_place
 from resilient.engine.drivers import drive, drive_async
-from resilient.engine.limits import Limit, ambient, remaining, tighter
+from resilient.engine.limits import Limit, ambient, current_limit, remaining, tighter
 from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import Pipeline
 from resilient.engine.steps import Attempt, Step, Steps
@@ -39,8 +39,10 @@ class Block:
         self.key = key
         self.started = clock.now()
         self._steps = steps
-        self._limit = limit
-        self._token: Token[Limit | None] | None = ambient.set(limit) if limit is not None else None
+        self._limit = None if limit is None else limit.for_one_call()
+        self._token: Token[Limit | None] | None = None
+        if self._limit is not None:
+            self._token = ambient.set(self._limit)
         self._cut: Cut | None = None
 
     def remaining(self) -> float | None:
@@ -65,6 +67,8 @@ class Block:
             overrun = self._limit.overrun()
             overrun.__cause__ = error
             error = overrun
+        elif self._limit is not None:
+            self._limit.ended = True
         return self._rest(error)
 
     def _rest(self, error: BaseException | None) -> Steps[Outcome]:
@@ -128,7 +132,7 @@ def _limited(strategy: Strategy, *, is_async: bool) -> Block | None:
         return None
     strategy.as_block(is_async=is_async)
     limit = Limit(clock.now() + seconds, seconds, calling_place(), strategy)
-    return _entering(Block(strategy, None, tighter(ambient.get(), limit)))
+    return _entering(Block(strategy, None, tighter(current_limit(), limit)))
 
 
 def _entering(block: Block) -> Block:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, final
 
 from resilient.engine import clock
-from resilient.engine.limits import ambient
+from resilient.engine.limits import current_limit
 
 if TYPE_CHECKING:
-    from resilient.engine.limits import Limit
     from resilient.engine.outcome import Outcome
     from resilient.engine.pipeline import Pipeline
     from resilient.engine.workers import Workers
@@ -70,7 +69,7 @@ class Call:
         self.is_async = is_async
         self.resumed = resumed
         self.started = clock.now() if resumed is None else resumed.started
-        self.limit: Limit | None = ambient.get()
+        self.limit = current_limit()
         self.workers: Workers | None = None
         self.attempts = 0
         self.retries = 0

@@ -122,7 +122,12 @@ class SystemClock:
             self._start()
 
     def _start(self) -> None:
-        threading.Thread(target=self._run, name="resilient-timers", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="resilient-timers", daemon=True).start()
+        except (
+            RuntimeError
+        ):  # the platform has no thread to give now; the next callback tries again
+            self._running = False
 
     def acquire(self, lock: threading.Lock, seconds: float | None) -> bool:
         """Wait for `lock`, in pieces that the platform's longest wait allows."""

@@ -107,6 +107,7 @@ def _invoke(step: Invoke) -> Outcome:
         value = outcome.value
         started = outcome.started
     else:
+        limit = limit.for_one_call()
         token = ambient.set(limit)
         try:
             value = step.function(*step.args, **step.kwargs)
@@ -114,6 +115,7 @@ def _invoke(step: Invoke) -> Outcome:
             return Outcome.failed(error, started)
         finally:
             ambient.reset(token)
+            limit.ended = True
     if type(value) is CoroutineType:
         if type(step) is Attempt:
             raise TurnedAsync(value)
@@ -166,8 +168,10 @@ async def _invoke_async(step: Invoke) -> Outcome:
     if limit.expires <= started:
         return Outcome(None, limit.too_late(), started, started)
     cuts: Cuts = getattr(limit.owner, "cuts", _unowned)
+    limit = limit.for_one_call()
     token = ambient.set(limit)
     cut = cuts.arm(limit)
+    in_time = True
     try:
         if step.workers is None or is_async_function(step.function):
             value = step.function(*step.args, **step.kwargs)
@@ -181,6 +185,7 @@ async def _invoke_async(step: Invoke) -> Outcome:
     except asyncio.CancelledError as cancelled:
         if not cut.disarm():
             raise
+        in_time = False
         overrun = limit.overrun()
         cancelled.__traceback__ = own_frames_dropped(cancelled.__traceback__)
         overrun.__cause__ = cancelled
@@ -190,5 +195,6 @@ async def _invoke_async(step: Invoke) -> Outcome:
         raise
     finally:
         ambient.reset(token)
+        limit.ended = in_time
     cut.disarm()
     return Outcome(value, None, started, clock.now())

@@ -39,6 +39,7 @@ def _async_limited(function: Function, name: str, owner: Any, seconds: float) ->
 
     async def called(*args: Any, **kwargs: Any) -> Any:
         limit = Limit(clock.now() + seconds, seconds, name, owner)
+        limit.outer = ambient.get()
         token = ambient.set(limit)
         cut = cuts.arm(limit)
         try:
@@ -46,13 +47,16 @@ def _async_limited(function: Function, name: str, owner: Any, seconds: float) ->
         except asyncio.CancelledError as cancelled:
             if cut.disarm():
                 raise limit.overrun() from cancelled
+            limit.ended = True
             raise
         except BaseException:
             cut.disarm()
+            limit.ended = True
             raise
         finally:
             ambient.reset(token)
         cut.disarm()
+        limit.ended = True
         return value
 
     return called

@@ -12,20 +12,26 @@ from typing import final
 from resilient.engine import clock
 from resilient.errors import CallTimeout, DeadlineExceeded
 
-__all__ = ["Limit", "ambient", "remaining", "tighter"]
+__all__ = ["Limit", "ambient", "current_limit", "remaining", "tighter"]
 
 
 @final
 class Limit:
-    """A moment by which a call must be back, and whose limit that is."""
+    """A moment by which a call must be back, and whose limit that is.
 
-    __slots__ = ("expires", "name", "owner", "seconds")
+    `ended` says that the call was back in time. What it has left behind, such as a task that it
+    started, inherits its context, but is under the limits of `outer` only.
+    """
+
+    __slots__ = ("ended", "expires", "name", "outer", "owner", "seconds")
 
     def __init__(self, expires: float, seconds: float, name: str, owner: object = None) -> None:
         self.expires = expires
         self.seconds = seconds
         self.name = name
         self.owner = owner
+        self.ended = False
+        self.outer: Limit | None = None
 
     @property
     def expired(self) -> bool:
@@ -35,6 +41,12 @@ class Limit:
     def postponed(self, seconds: float) -> Limit:
         """Return the same limit, `seconds` later."""
         return Limit(self.expires + seconds, self.seconds, self.name, self.owner)
+
+    def for_one_call(self) -> Limit:
+        """Return the same limit, as something that ends with one call in the current context."""
+        limit = Limit(self.expires, self.seconds, self.name, self.owner)
+        limit.outer = current_limit()
+        return limit
 
     def overrun(self) -> CallTimeout:
         """Return the error for a call that is still running at this moment."""
@@ -47,6 +59,14 @@ class Limit:
 
 #: The tightest limit that the current context is under.
 ambient: ContextVar[Limit | None] = ContextVar("resilient_limit", default=None)
+
+
+def current_limit() -> Limit | None:
+    """Return the tightest limit of the calls that are still being made in this context."""
+    limit = ambient.get()
+    while limit is not None and limit.ended:
+        limit = limit.outer
+    return limit
 
 
 def tighter(one: Limit | None, other: Limit) -> Limit:
@@ -65,5 +85,5 @@ def remaining() -> float | None:
         ...     0 < remaining() <= 2
         True
     """
-    limit = ambient.get()
+    limit = current_limit()
     return None if limit is None else max(0.0, limit.expires - clock.now())

@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, final
 
+from resilient.engine.leftovers import Leftovers
 from resilient.engine.locks import new_lock
 from resilient.engine.weak import WeakList
 
@@ -72,6 +73,7 @@ class Measures:
         "detection",
         "durations",
         "fallbacks",
+        "leftovers",
         "name",
         "pipelines",
         "recovery",
@@ -91,11 +93,23 @@ class Measures:
         self.detection = Histogram(OUTAGE_BOUNDS)
         self.recovery = Histogram(OUTAGE_BOUNDS)
         self.pipelines: WeakList[Pipeline] = WeakList()
+        #: The journals of pipelines that are gone.
+        self.leftovers = Leftovers()
 
     def settle(self) -> None:
         """Bring the counts up to date with the journals."""
         for pipeline in self.pipelines:
             pipeline.settle()
+        self._take_up_leftovers()
+
+    def join(self, pipeline: Pipeline) -> None:
+        """Take note of a pipeline whose calls are counted here."""
+        self.pipelines.add(pipeline)
+        if self.leftovers.are_many:
+            self._take_up_leftovers()
+
+    def _take_up_leftovers(self) -> None:
+        self.leftovers.take_up(lambda durations, _when: self.returned(durations))
 
     def returned(self, durations: list[float]) -> None:
         """Count successful calls of one attempt each."""

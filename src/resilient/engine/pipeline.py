@@ -131,7 +131,7 @@ class Pipeline:
         self.accept = self._accepting()
         for strategy in self.strategies:
             strategy.joined(self)
-        self.measures.pipelines.add(self)
+        self.measures.join(self)
         self.refresh()
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
@@ -232,6 +232,15 @@ class Pipeline:
             self.measures.returned(durations)
         for strategy in self._absorbing:
             strategy.absorbed()
+
+    def __del__(self) -> None:
+        # At any moment, in any thread: nothing may be decided here, and nothing may be lost.
+        journal: list[float] | None = getattr(self, "journal", None)
+        if journal:
+            when = min(clock.now(), self.lane.due)
+            for strategy in self._absorbing:
+                strategy.leftovers.put(list(journal), when)
+            self.measures.leftovers.put(list(journal), when)
 
     def _renew_due(self, now: float) -> None:
         if self._resolution is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, final
 
+from resilient.engine.leftovers import Leftovers
 from resilient.engine.outcome import Outcome
 from resilient.engine.weak import WeakList
 from resilient.errors import CallRejected, InvalidUse
@@ -112,6 +113,8 @@ class Strategy(LanePart):
 
     def __init__(self) -> None:
         self._pipelines: WeakList[Pipeline] = WeakList()
+        #: The journals of pipelines that are gone.
+        self.leftovers = Leftovers()
         #: The pipelines of ``with`` and ``async with`` blocks, made on first use.
         self.block_pipelines: dict[bool, Pipeline] = {}
 
@@ -131,6 +134,8 @@ class Strategy(LanePart):
     def joined(self, pipeline: Pipeline) -> None:
         """Take note of a pipeline that this strategy is part of."""
         self._pipelines.add(pipeline)
+        if self.leftovers.are_many:
+            self._take_up_leftovers()
 
     def is_failure(self, error: Exception) -> bool:
         """Whether `error` speaks against the dependency, as far as this strategy knows."""
@@ -147,6 +152,11 @@ class Strategy(LanePart):
         """Bring this strategy up to date with the successes of all its pipelines."""
         for pipeline in self._pipelines:
             pipeline.settle()
+        self._take_up_leftovers()
+
+    def _take_up_leftovers(self) -> None:
+        if self.leftovers.take_up(self.absorb):
+            self.absorbed()
 
     def rest_changed(self) -> None:
         """Open or close the fast lanes of all that this strategy guards."""

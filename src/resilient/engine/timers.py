@@ -16,6 +16,9 @@ from resilient.engine.limits import Limit
 
 __all__ = ["Cut", "Cuts"]
 
+#: Loops of which a strategy remembers the timer, besides the one in use.
+MOST_LOOPS = 16
+
 
 @final
 class Cut:
@@ -77,10 +80,23 @@ class _Line:
 class Cuts:
     """The cuts of one strategy, on whatever loops it is used."""
 
-    __slots__ = ("_line",)
+    __slots__ = ("_line", "_others")
 
     def __init__(self) -> None:
         self._line: _Line | None = None
+        self._others: tuple[_Line, ...] = ()
+
+    def _line_of(self, loop: asyncio.AbstractEventLoop) -> _Line:
+        """Return the line of `loop`, where several take turns; those of closed loops are dropped.
+
+        Loops in other threads may do the same right now. At worst a line is made anew: cuts keep
+        the one that they are in.
+        """
+        known = [one for one in (self._line, *self._others) if one is not None]
+        found = next((one for one in known if one.loop is loop), None) or _Line(loop)
+        others = [one for one in known if one is not found and not one.loop.is_closed()]
+        self._others = tuple(others[:MOST_LOOPS])
+        return found
 
     def arm(self, limit: Limit) -> Cut:
         """Have the current task cancelled at the end of `limit`, unless it is disarmed before."""
@@ -91,8 +107,7 @@ class Cuts:
         loop = task.get_loop()
         line = self._line
         if line is None or line.loop is not loop:
-            # Another loop in another thread may take the place right away: cuts keep their line.
-            line = self._line = _Line(loop)
+            line = self._line = self._line_of(loop)
         if limit.expires >= line.latest:
             line.latest = limit.expires
             line.armed[cut] = None

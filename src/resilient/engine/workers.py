@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from resilient.engine import clock
 from resilient.engine.isolation import isolated
-from resilient.engine.limits import Limit, ambient, tighter
+from resilient.engine.limits import Limit, ambient, current_limit, tighter
 from resilient.engine.outcome import Outcome
 from resilient.engine.waiting import Waiter
 from resilient.errors import WorkersSaturated
@@ -151,7 +151,7 @@ class Workers:
 
         The time for which a call waits for a worker is not the call's own and does not count.
         """
-        asked, outer = clock.now(), ambient.get()
+        asked, outer = clock.now(), current_limit()
         try:
             worker = self._idle.pop() if self.abandoned < self.max_abandoned else None
         except IndexError:
@@ -168,6 +168,7 @@ class Workers:
                 limit = tighter(outer, limit)
         started = clock.now()
         context = copy_context()
+        limit = limit.for_one_call()
         context.run(ambient.set, limit)
         job = _Job(function, args, kwargs, context, late)
         worker.take(job)
@@ -178,6 +179,7 @@ class Workers:
             raise
         if not in_time and self._abandon(job):
             return Outcome(None, limit.overrun(), started, clock.now())
+        limit.ended = True
         return job.result()
 
     async def run_async(self, step: Invoke) -> Outcome:

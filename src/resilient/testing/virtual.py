@@ -126,7 +126,8 @@ class VirtualTime:
         assert step.limit is not None
         started = self._now
         context = copy_context()
-        context.run(ambient.set, step.limit)
+        limit = step.limit.for_one_call()
+        context.run(ambient.set, limit)
         outer, self._limits = self._limits, [*self._limits, step.limit.expires]
         try:
             value = context.run(step.function, *step.args, **step.kwargs)
@@ -138,6 +139,7 @@ class VirtualTime:
             return Outcome(None, step.limit.overrun(), started, self._now)
         finally:
             self._limits = outer
+        limit.ended = True
         return Outcome(value, None, started, self._now)
 
     def later(self, seconds: float, callback: Callable[[], object]) -> _VirtualTimer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -45,6 +46,7 @@ class Prober:
         self._next = 0.0
         # Counted up by every start: a probe of an earlier round must not go on in a later one.
         self._round = 0
+        _probers.add(self)
 
     def start(self) -> None:
         """Begin to probe; harmless if it has begun."""
@@ -57,6 +59,12 @@ class Prober:
     def next_in(self) -> float:
         """Return the seconds until the next probe is made, 0 while one is."""
         return max(0.0, self._next - clock.now())
+
+    def _start_again(self) -> None:
+        # A probe that was under way at a fork does not come back in the child.
+        if self._timer is not None:
+            self.stop()
+            self.start()
 
     def stop(self) -> None:
         """Stop probing."""
@@ -97,3 +105,14 @@ class Prober:
             return result
         loop = None if self._loop is None else self._loop()
         return clock.current.run_coroutine(result, loop, self._seconds)
+
+
+_probers: weakref.WeakSet[Prober] = weakref.WeakSet()
+
+
+def _start_all_again() -> None:
+    for prober in list(_probers):
+        prober._start_again()
+
+
+os.register_at_fork(after_in_child=_start_all_again)
