@@ -160,6 +160,16 @@ class InvalidSetting(ResilientError, ValueError):
         self.value = value
         self.expected = expected
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        import pickle
+
+        restored, (cls, args, state) = super().__reduce__()
+        try:
+            pickle.dumps(self.value)
+        except Exception:  # what was given cannot be pickled, such as a lock: its text can
+            state["value"] = repr(self.value)
+        return restored, (cls, args, state)
+
 
 class InvalidUse(ResilientError, TypeError):
     """Something used where it cannot be used; the message says what to do instead."""

@@ -11,6 +11,7 @@ import pickle
 import pkgutil
 import random
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -297,6 +298,14 @@ def test_a_note_on_an_error_survives_pickling() -> None:
     error.add_note("resilient: orders: 3 attempts")
 
     assert pickle.loads(pickle.dumps(error)).__notes__ == ["resilient: orders: 3 attempts"]
+
+
+def test_a_setting_that_cannot_be_pickled_is_pickled_as_its_text() -> None:
+    """The error about a wrong argument crosses processes, whatever that argument was."""
+    lock = threading.Lock()
+    error = InvalidSetting("window", lock, "a number")
+    restored = pickle.loads(pickle.dumps(error))
+    assert (str(restored), restored.value) == (str(error), repr(lock))
 
 
 def test_a_rejection_as_it_is_raised_can_be_pickled(upstream: Upstream) -> None:

@@ -9,10 +9,11 @@ import asyncio
 import datetime as dt
 import decimal
 import enum
+import inspect
 import pathlib
 import threading
 import uuid
-from collections.abc import Hashable
+from collections.abc import Coroutine, Hashable
 from typing import Any
 
 import pytest
@@ -24,12 +25,15 @@ from resilient import (
     cached,
     circuit_breaker,
     degradation_scope,
+    pipeline_of,
     retry,
     timeout,
     with_fallback,
 )
+from resilient.engine.call import Call
 from resilient.engine.isolation import broken
-from resilient.testing import VirtualTime
+from resilient.engine.outcome import Outcome
+from resilient.testing import VirtualTime, fail
 from tests.doubles import Scripted, calls, each
 
 
@@ -342,6 +346,28 @@ def test_an_argument_without_a_stable_text_is_refused(
     source.down = True
     with pytest.raises(ConnectionError):
         guarded(argument)
+
+
+def test_a_late_coroutine_is_no_answer(virtual_time: VirtualTime) -> None:
+    """What a plain function makes after its time, and nobody awaits, is closed and not kept."""
+    made: list[Coroutine[Any, Any, str]] = []
+
+    async def answer() -> str:
+        return "answer"
+
+    def late() -> Any:
+        made.append(answer())
+        return made[-1]
+
+    guarded = with_fallback(cached(ttl=60, key="late"), "default")(timeout(1)(late))
+    pipeline = pipeline_of(guarded)
+    call = Call(pipeline, late, (), {}, is_async=False)
+    now = virtual_time.now()
+    pipeline.came_late(call, Outcome(late(), None, now, now))
+
+    assert inspect.getcoroutinestate(made[0]) == inspect.CORO_CLOSED
+    with fail(pipeline.name, ConnectionError):
+        assert guarded() == "default"
 
 
 def test_a_template_names_what_matters(virtual_time: VirtualTime) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from math import inf
+from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar, final
 
 from resilient.engine import clock, faults
@@ -288,6 +289,9 @@ class Pipeline:
 
     def came_late(self, call: Call, outcome: Outcome) -> None:
         """Tell strategies what an abandoned call came to after all."""
+        if type(outcome.value) is CoroutineType:
+            outcome.value.close()  # nobody is going to await it
+            return
         for strategy in self._late:
             strategy.came_late(call, outcome)
 
