@@ -196,32 +196,32 @@ def test_an_answer_without_words_of_the_storefront_failed_in_every_part() -> Non
 # The demo itself
 
 
-@pytest.fixture(scope="module")
-def demos() -> dict[str, tuple[int, str]]:
-    """Exit status and output of a short demo, and of one without the library, side by side."""
-    with (
-        started("--faults", "1", "--seconds-per-fault", "1", RESILIENT_DISABLED="1") as unguarded,
-        started("--faults", "3", "--seconds-per-fault", "2") as guarded,
-    ):
-        return {
-            "unguarded": (unguarded.wait(timeout=60), output_of(unguarded)),
-            "guarded": (guarded.wait(timeout=60), output_of(guarded)),
-        }
+def run_of_the_demo(*arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit status and output of a demo."""
+    with started(*arguments, **environment) as demo:
+        return demo.wait(timeout=60), output_of(demo)
 
 
-def test_a_short_demo_keeps_its_promises(demos: dict[str, tuple[int, str]]) -> None:
-    """One upstream after the other is killed, frozen and failing, under real load."""
-    status, output = demos["guarded"]
+def test_a_short_demo_keeps_its_promises() -> None:
+    """One upstream after the other is killed, frozen and failing, under real load.
+
+    Its limits are of real time, which a machine that is busy with other things can take away for
+    once; twice in a row it is the library.
+    """
+    short = ("--faults", "3", "--seconds-per-fault", "2")
+    status, output = run_of_the_demo(*short)
+    if status != 0:
+        status, output = run_of_the_demo(*short)
     assert status == 0, output
     for upstream in ("recommendations: killed", "auth: frozen", "payments: answers 60 %"):
         assert upstream in output
 
 
-def test_without_the_library_the_demo_breaks_its_promises(
-    demos: dict[str, tuple[int, str]],
-) -> None:
+def test_without_the_library_the_demo_breaks_its_promises() -> None:
     """The same storefront with every guard turned off fails, and the exit status says so."""
-    status, output = demos["unguarded"]
+    status, output = run_of_the_demo(
+        "--faults", "1", "--seconds-per-fault", "1", RESILIENT_DISABLED="1"
+    )
     assert status == 1, output
     assert "BROKEN  no request failed for an upstream that is not critical" in output
 

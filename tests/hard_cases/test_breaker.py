@@ -419,11 +419,13 @@ def test_a_window_of_ten_thousand_costs_the_same_per_call_as_one_of_ten(
 
     def seconds(call: Callable[[], Any]) -> float:
         began = time.perf_counter()
-        outcomes_of(call, 300)
+        outcomes_of(call, 100)
         return time.perf_counter() - began
 
-    best = [min(seconds(call) for _ in range(5)) for call in calls]
-    assert best[1] < 3 * best[0]
+    # In turn, and the best of many: what else the machine does must not fall on one of the two.
+    rounds = [[seconds(call) for call in calls] for _ in range(15)]
+    short_best, long_best = map(min, zip(*rounds, strict=True))
+    assert long_best < 3 * short_best
 
 
 def test_successes_cost_the_same_in_any_window(upstream: Upstream) -> None:
