@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.servers import RedisServer, require_program
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C arrive, which tests send to themselves and to programs that they start.
+
+    A shell that starts a command in the background has it ignored, by that and all of its children.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
