@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 
 from resilient.engine import clock, settings
 from resilient.engine.call import Call
@@ -36,8 +37,8 @@ class RateLimit(Strategy):
         >>> geocode("main street")
         'Main Street'
 
-    Where the rule comes from: the generic cell rate algorithm (ITU-T I.371), which is a token
-    bucket that needs one number for its state.
+    Where the rule comes from: the token bucket, as in the generic cell rate algorithm (ITU-T
+    I.371): a waiting call has its token already, and the bucket owes it.
     """
 
     rejection = RateLimited
@@ -52,7 +53,8 @@ class RateLimit(Strategy):
         self.max_wait = settings.seconds("max_wait", max_wait)
         self._interval = self.per / self.limit
         self._lock = new_lock()
-        self._spent_until = 0.0
+        self._tokens = float(self.burst)
+        self._counted_at = -inf
 
     def __repr__(self) -> str:
         return f"RateLimit({self.limit}, per={self.per:g}, burst={self.burst})"
@@ -72,7 +74,7 @@ class RateLimit(Strategy):
 
     def _put_back(self) -> None:
         with self._lock:
-            self._spent_until -= self._interval
+            self._tokens += 1
 
     def _reserve(self, most: float) -> float:
         """Take a token that is there in at most `most` seconds; return the seconds until it is.
@@ -81,12 +83,13 @@ class RateLimit(Strategy):
         """
         now = clock.now()
         with self._lock:
-            spent_until = max(self._spent_until, now) + self._interval
-            # Rounded below a nanosecond: sums of intervals are not exact.
-            wait = round(spent_until - now - self.burst * self._interval, 9)
+            # Tokens rather than a moment: differences of time are exact where sums are not.
+            earned = (now - self._counted_at) / self._interval
+            tokens = min(float(self.burst), self._tokens + earned)
+            wait = round((1 - tokens) * self._interval, 9)
             if wait > most:
                 return -wait
-            self._spent_until = spent_until
+            self._tokens, self._counted_at = tokens - 1, now
             return max(0.0, wait)
 
     def steps(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
