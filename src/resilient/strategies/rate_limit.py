@@ -86,7 +86,7 @@ class RateLimit(Strategy):
             # Tokens rather than a moment: differences of time are exact where sums are not.
             earned = (now - self._counted_at) / self._interval
             tokens = min(float(self.burst), self._tokens + earned)
-            wait = round((1 - tokens) * self._interval, 9)
+            wait = round((1 - tokens) * self._interval, 8)
             if wait > most:
                 return -wait
             self._tokens, self._counted_at = tokens - 1, now
