@@ -433,3 +433,10 @@ def test_a_fault_that_cannot_be_is_refused(case: tuple[Callable[[], Any], str]) 
     use, said = case
     with pytest.raises(ResilientError, match=said):
         use().__enter__()
+
+
+@each("tier", {"cached": cached(ttl=1), "default": default(1)})
+def test_a_tier_is_no_decorator(tier: Any) -> None:
+    """Who writes `@cached(...)` is told to write `@with_fallback(cached(...))`."""
+    with pytest.raises(InvalidUse, match="write @with_fallback"):
+        tier(len)

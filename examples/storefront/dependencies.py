@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import httpx
 from tenacity import wait_random_exponential
 
-from resilient import Dependency, circuit_breaker, retry
+from resilient import CircuitBreaker, Dependency, circuit_breaker, retry
 
 # A 5xx counts against the upstream (see `client_of`), so do a broken connection and our time limit.
 FAILURES = (httpx.HTTPError, TimeoutError)
@@ -39,6 +39,17 @@ def healthy(client: httpx.AsyncClient) -> Callable[[], Awaitable[None]]:
     return probe
 
 
+def breaker_before(client: httpx.AsyncClient, failure_rate: float = 0.5) -> CircuitBreaker:
+    """A breaker that asks the upstream twice a second whether it is back."""
+    return circuit_breaker(
+        failure_rate=failure_rate,
+        window="2s",
+        min_calls=5,
+        probe=healthy(client),
+        probe_every=0.5,
+    )
+
+
 recommendations_api = client_of("recommendations")
 auth_api = client_of("auth")
 payments_api = client_of("payments")
@@ -47,26 +58,14 @@ recommendations = Dependency(
     "recommendations",
     failures=FAILURES,
     timeout=0.3,
-    breaker=circuit_breaker(
-        failure_rate=0.5,
-        window="2s",
-        min_calls=5,
-        probe=healthy(recommendations_api),
-        probe_every=0.5,
-    ),
+    breaker=breaker_before(recommendations_api),
 )
 
 auth = Dependency(
     "auth",
     failures=FAILURES,
     timeout=0.3,
-    breaker=circuit_breaker(
-        failure_rate=0.5,
-        window="2s",
-        min_calls=5,
-        probe=healthy(auth_api),
-        probe_every=0.5,
-    ),
+    breaker=breaker_before(auth_api),
 )
 
 payments = Dependency(
@@ -76,11 +75,6 @@ payments = Dependency(
     total_timeout=1.0,
     timeout=0.4,
     retry=retry(attempts=3, wait=wait_random_exponential(multiplier=0.05, max=0.2)),
-    breaker=circuit_breaker(
-        failure_rate=0.3,  # a payment service that loses every third charge is down
-        window="2s",
-        min_calls=5,
-        probe=healthy(payments_api),
-        probe_every=0.5,
-    ),
+    # A payment service that loses every third charge is down.
+    breaker=breaker_before(payments_api, failure_rate=0.3),
 )

@@ -65,7 +65,6 @@ class Cached(Tier[Never]):
     """
 
     name = "cached"
-    keeps = True
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
 
@@ -36,18 +37,24 @@ class Answer:
         self.age = age
 
 
-class Tier(Generic[D_co]):
+class Tier(ABC, Generic[D_co]):
     """The base of all tiers; `limit` is the most seconds that it may take."""
 
     #: The label of `resilient_fallbacks_total`.
     name: str
-    #: Whether the tier wants to see the answers of calls that succeed.
-    keeps = False
 
     def __init__(self, limit: float | None = None) -> None:
         self.limit = None if limit is None else settings.seconds("timeout", limit, above_zero=True)
         self.cuts = Cuts()
         self.workers: Workers | None = None
+
+    if not TYPE_CHECKING:  # a type checker must not take a tier for a function to fall back to
+
+        def __call__(self, function: object) -> object:
+            """Refuse to be a decorator, and say what is one."""
+            raise InvalidUse(
+                f"{self.name}(...) is a tier, no decorator: write @with_fallback({self.name}(...))"
+            )
 
     def attach(self, target: Target) -> Tier[D_co]:
         """Return the tier to use for `target`, after a check that it can be used there."""
@@ -57,9 +64,9 @@ class Tier(Generic[D_co]):
             return tier
         return self
 
+    @abstractmethod
     def answer(self, call: Call, failed: Outcome) -> Steps[Answer]:
         """Answer in place of `call`, which came to `failed`."""
-        raise NotImplementedError(type(self).__name__)
 
     def invoke(
         self,

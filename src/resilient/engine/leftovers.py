@@ -37,13 +37,12 @@ class Leftovers:
         """Put a journal down; safe at any moment, as it is one operation on a list."""
         self._journals.append((durations, when))
 
-    def take_up(self, absorb: Callable[[list[float], float], object]) -> bool:
-        """Tell `absorb` of each journal, once; return whether there was any."""
+    def take_up(self, absorb: Callable[[list[float], float], object]) -> None:
+        """Tell `absorb` of each journal, once."""
         if not self._journals:
-            return False
+            return
         with _taking:
             journals = self._journals[:]
             del self._journals[: len(journals)]
             for durations, when in journals:
                 absorb(durations, when)
-        return bool(journals)

@@ -231,8 +231,6 @@ class Pipeline:
             for strategy in self._absorbing:
                 strategy.absorb(durations, when)
             self.measures.returned(durations)
-        for strategy in self._absorbing:
-            strategy.absorbed()
 
     def __del__(self) -> None:
         # At any moment, in any thread: nothing may be decided here, and nothing may be lost.

@@ -88,9 +88,6 @@ class LanePart:
     def absorb(self, durations: list[float], when: float) -> None:
         """Take note of successful calls that ended at about `when`."""
 
-    def absorbed(self) -> None:
-        """Act on what `absorb` has taken note of; called without any lock."""
-
 
 class Strategy(LanePart):
     """The base of every strategy: a decorator, a part of a pipeline, and maybe a ``with`` block.
@@ -155,8 +152,7 @@ class Strategy(LanePart):
         self._take_up_leftovers()
 
     def _take_up_leftovers(self) -> None:
-        if self.leftovers.take_up(self.absorb):
-            self.absorbed()
+        self.leftovers.take_up(self.absorb)
 
     def rest_changed(self) -> None:
         """Open or close the fast lanes of all that this strategy guards."""
