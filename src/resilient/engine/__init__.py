@@ -13,6 +13,7 @@ From the bottom up:
     timers     the shared timers that cut time-limited asynchronous calls
     drivers    carry steps out: on threads, on asyncio
     measures   what was counted, for each dependency
+    reported   what parts of the library tell about themselves, for metrics and health
     strategy   one concern; the base of every strategy
     pipeline   strategies in order, and whether all of them are at rest
     lanes      the fast lanes, synchronous and asynchronous
