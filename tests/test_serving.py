@@ -226,6 +226,16 @@ def test_a_query_is_not_part_of_the_path(server: Server) -> None:
     assert ask(server, "/health/live?verbose=1")[0] == 200
 
 
+@pytest.mark.parametrize("question", ["startup", "ready", "live"])
+def test_each_question_has_the_name_that_kubernetes_uses_as_well(
+    server: Server, question: str
+) -> None:
+    """`/readyz` is `/health/ready`, and so are the other two."""
+    health.started()
+    short = {"startup": "/startupz", "ready": "/readyz", "live": "/livez"}[question]
+    assert ask(server, short) == ask(server, f"/health/{question}")
+
+
 def test_head_is_answered_without_a_body(server: Server) -> None:
     """HEAD gives status and headers only."""
     code, kind, body = ask(server, "/metrics", method="HEAD")

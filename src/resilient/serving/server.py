@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, final
@@ -19,12 +18,6 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 __all__ = ["Server", "serve"]
-
-_HEALTH = {
-    "/health/startup": health.startup,
-    "/health/ready": health.ready,
-    "/health/live": health.live,
-}
 
 
 @final
@@ -100,9 +93,9 @@ class _Pages(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer one of the pages."""
-        path = self.path.split("?")[0]
+        path, _, query = self.path.partition("?")
         try:
-            status, kind, body = self._page(path)
+            status, kind, body = self._page(path, query)
         except Exception as error:
             status, kind = 500, "text/plain; charset=utf-8"
             body = f"{type(error).__name__}\n".encode()
@@ -116,15 +109,14 @@ class _Pages(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815 - the name that the server looks for
 
-    def _page(self, path: str) -> tuple[int, str, bytes]:
+    def _page(self, path: str, query: str) -> tuple[int, str, bytes]:
         if path == "/metrics":
             encode, kind = choose_encoder(self.headers.get("Accept", ""))
             return 200, kind, encode(self.metrics)
-        if path in _HEALTH:
-            report = _HEALTH[path]()
-            body = json.dumps(report.as_dict(), indent=2).encode()
-            return report.http_status, "application/health+json", body + b"\n"
-        pages = "\n".join(("/metrics", *_HEALTH))
+        found = health.page(path, query)
+        if found is not None:
+            return found
+        pages = "\n".join(("/metrics", *health.PATHS))
         return 404, "text/plain; charset=utf-8", f"{pages}\n".encode()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
