@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import RedisServer, require_program
+from tests.servers import PostgresServer, RedisServer, require_program
 
 
 def pytest_configure() -> None:
@@ -35,3 +35,20 @@ def redis(redis_server: RedisServer) -> Iterator[RedisServer]:
     yield redis_server
     if redis_server.is_running:
         redis_server.thaw()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A real PostgreSQL for the whole session; a test that breaks it uses `postgres` instead."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(postgres_server: PostgresServer) -> Iterator[PostgresServer]:
+    """The real PostgreSQL, without tables and answering, before each test and after it."""
+    postgres_server.start()
+    postgres_server.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    yield postgres_server
+    if postgres_server.is_running:
+        postgres_server.thaw()

@@ -11,7 +11,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from pathlib import Path
 from typing import Self
@@ -28,13 +30,18 @@ class ServerFailed(Exception):
 
 def require_program(name: str) -> str:
     """Return the path of a program; without it skip the test, or fail it where it must be there."""
-    found = shutil.which(name)
+    found = shutil.which(name) or next(map(str, _out_of_the_path(name)), None)
     if found is not None:
         return found
     reason = f"{name} is not installed"
     if os.environ.get("RESILIENT_REQUIRE_SERVERS") == "1":
         pytest.fail(f"{reason}, and RESILIENT_REQUIRE_SERVERS=1 asks for it", pytrace=False)
     pytest.skip(reason)
+
+
+def _out_of_the_path(name: str) -> list[Path]:
+    """Return where Debian keeps PostgreSQL's programs, the newest first."""
+    return sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)
 
 
 def free_port() -> int:
@@ -45,25 +52,30 @@ def free_port() -> int:
         return port
 
 
-class RedisServer:
-    """A redis-server of our own, without persistence: what it held is lost when it ends.
+class Server(ABC):
+    """A server of our own; used as a context manager it runs inside of the block.
 
-    Used as a context manager it runs inside of the block. `port` and `url` stay the same when it is
-    started again.
+    Its port stays the same when it is started again.
     """
 
-    def __init__(self, program: str, folder: Path) -> None:
+    name: str
+    #: Whom the process runs as; None for whom the tests do.
+    user: str | None = None
+
+    def __init__(self) -> None:
         self.host = "127.0.0.1"
         self.port = free_port()
-        self._program = program
-        self._folder = folder
         self._process: subprocess.Popen[str] | None = None
         self._log: deque[str] = deque(maxlen=50)
 
     @property
+    @abstractmethod
     def url(self) -> str:
-        """The address, as redis-py takes it."""
-        return f"redis://{self.host}:{self.port}/0"
+        """The address, as clients take it."""
+
+    @abstractmethod
+    def _command(self) -> list[str]:
+        """Return the command that runs the server in the foreground, on its port."""
 
     @property
     def pid(self) -> int:
@@ -85,29 +97,88 @@ class RedisServer:
             if not any("already in use" in line for line in self._log):
                 break
             self.port = free_port()
-        raise ServerFailed("redis-server did not start:\n" + "".join(self._log))
+        raise ServerFailed(f"{self.name} did not start:\n" + "".join(self._log))
 
     def kill(self) -> None:
         """End the server as SIGKILL does: at once, whatever it is doing, frozen or not."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(PATIENCE)
 
     stop = kill
 
     def restart(self) -> None:
-        """Kill the server and start it again, empty, on the same port."""
+        """Kill the server and start it again on the same port."""
         self.kill()
         self.start()
 
     def freeze(self) -> None:
-        """Stop the process without ending it: connections are accepted, nothing is answered."""
-        self._running().send_signal(signal.SIGSTOP)
+        """Stop all of its processes without ending them: connections are accepted, no answers."""
+        os.killpg(self._running().pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen process go on; it answers what it was asked meanwhile."""
-        self._running().send_signal(signal.SIGCONT)
+        """Let what is frozen go on; it answers what it was asked meanwhile."""
+        os.killpg(self._running().pid, signal.SIGCONT)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None or self._process.poll() is not None:
+            raise ServerFailed(f"{self.name} is not running")
+        return self._process
+
+    def _launch(self) -> bool:
+        self._log.clear()
+        process = subprocess.Popen(
+            self._command(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # Ctrl-C ends the tests, and the tests end the server
+            user=self.user,
+        )
+        self._process = process
+        told = threading.Event()
+        ready = threading.Event()
+
+        def read_log() -> None:
+            assert process.stdout is not None
+            with process.stdout:
+                for line in process.stdout:
+                    self._log.append(line)
+                    if "eady to accept" in line:
+                        ready.set()
+                        told.set()
+            told.set()
+
+        threading.Thread(target=read_log, name=f"{self.name}-log", daemon=True).start()
+        if told.wait(PATIENCE) and ready.is_set():
+            return True
+        self.kill()
+        return False
+
+
+class RedisServer(Server):
+    """A redis-server without persistence: what it held is lost when it ends."""
+
+    name = "redis-server"
+
+    def __init__(self, program: str, folder: Path) -> None:
+        super().__init__()
+        self._program = program
+        self._folder = folder
+
+    @property
+    def url(self) -> str:
+        """The address, as redis-py takes it."""
+        return f"redis://{self.host}:{self.port}/0"
 
     def ping(self, timeout: float = PATIENCE) -> bool:
         """Ask whether the server answers within `timeout` seconds."""
@@ -122,52 +193,13 @@ class RedisServer:
         if answer != "+OK":
             raise ServerFailed(f"FLUSHALL was answered by {answer!r}")
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def _running(self) -> subprocess.Popen[str]:
-        if self._process is None or self._process.poll() is not None:
-            raise ServerFailed("redis-server is not running")
-        return self._process
-
-    def _launch(self) -> bool:
+    def _command(self) -> list[str]:
         options = {"bind": self.host, "port": str(self.port), "dir": str(self._folder)}
         options |= {"save": "", "appendonly": "no", "daemonize": "no", "logfile": ""}
         command = [self._program]
         for name, value in options.items():
             command += [f"--{name}", value]
-        self._log.clear()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,  # Ctrl-C ends the tests, and the tests end the server
-        )
-        self._process = process
-        told = threading.Event()
-        ready = threading.Event()
-
-        def read_log() -> None:
-            assert process.stdout is not None
-            with process.stdout:
-                for line in process.stdout:
-                    self._log.append(line)
-                    if "eady to accept connections" in line:
-                        ready.set()
-                        told.set()
-            told.set()
-
-        threading.Thread(target=read_log, name="redis-log", daemon=True).start()
-        if told.wait(PATIENCE) and ready.is_set():
-            return True
-        self.kill()
-        return False
+        return command
 
     def _ask(self, command: str, timeout: float) -> str:
         with socket.create_connection((self.host, self.port), timeout) as connection:
@@ -176,3 +208,70 @@ class RedisServer:
             with connection.makefile("rb") as answers:
                 answer: bytes = answers.readline()
                 return answer.decode().strip()
+
+
+class PostgresServer(Server):
+    """A PostgreSQL cluster in a folder of its own, which goes when the block ends.
+
+    What was committed survives a kill. `primary` makes it a replica that streams from that one.
+    """
+
+    name = "postgres"
+    #: PostgreSQL refuses to run as root.
+    user = "nobody" if os.geteuid() == 0 else None
+
+    def __init__(self, primary: PostgresServer | None = None) -> None:
+        super().__init__()
+        self._program = require_program("postgres")
+        self._folder = Path(tempfile.mkdtemp(prefix="resilient-postgres-"))
+        self._data = self._folder / "data"
+        if self.user is not None:
+            shutil.chown(self._folder, self.user)
+        if primary is None:
+            options = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C")
+            self._run("initdb", *options, "--no-sync", f"--pgdata={self._data}")
+        else:
+            streaming = ("--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+            self._run("pg_basebackup", *streaming, f"--pgdata={self._data}", "-d", primary.url)
+
+    @property
+    def url(self) -> str:
+        """The address, as libpq takes it."""
+        return f"postgresql://postgres@{self.host}:{self.port}/postgres"
+
+    def sql(self, command: str) -> str:
+        """Return what psql prints for `command`: a line a row, its columns joined by "|"."""
+        return self._run("psql", "-qAtX", "-v", "ON_ERROR_STOP=1", "-d", self.url, "-c", command)
+
+    def replica(self) -> PostgresServer:
+        """Return a server that streams from this one, which has to run; it is not started yet."""
+        return PostgresServer(self)
+
+    def promote(self) -> None:
+        """Make a replica a primary, and return once it takes writes."""
+        self.sql("SELECT pg_promote()")
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _command(self) -> list[str]:
+        settings = {"listen_addresses": self.host, "unix_socket_directories": "", "fsync": "off"}
+        command = [self._program, "-D", str(self._data), "-p", str(self.port)]
+        for name, value in settings.items():
+            command += ["-c", f"{name}={value}"]
+        return command
+
+    def _run(self, program: str, *arguments: str) -> str:
+        done = subprocess.run(
+            [require_program(program), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=6 * PATIENCE,
+            cwd=self._folder,
+            user=self.user,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise ServerFailed(f"{program} failed:\n{done.stderr}")
+        return done.stdout.strip()

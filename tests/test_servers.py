@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import RedisServer, ServerFailed, require_program
+from tests.servers import PostgresServer, RedisServer, ServerFailed, require_program
 
 
 def ask(server: RedisServer, *words: str) -> bytes:
@@ -94,3 +94,32 @@ def test_a_missing_server_fails_the_test_where_servers_are_required(
 
     with pytest.raises(pytest.fail.Exception, match="no-such-server is not installed"):
         require_program("no-such-server")
+
+
+def test_what_postgres_has_committed_survives_a_kill(postgres: PostgresServer) -> None:
+    """A killed PostgreSQL is started again on its port, with what it held."""
+    postgres.sql("CREATE TABLE kept AS SELECT 42 AS answer")
+
+    postgres.restart()
+
+    assert postgres.sql("SELECT answer FROM kept") == "42"
+
+
+def test_a_replica_can_take_the_place_of_its_primary(postgres: PostgresServer) -> None:
+    """A replica has what its primary has, refuses writes, and takes them once it is promoted."""
+    postgres.sql("CREATE TABLE kept AS SELECT 42 AS answer")
+    with postgres.replica() as replica:
+        assert replica.sql("SELECT answer FROM kept") == "42"
+        with pytest.raises(ServerFailed, match="read-only"):
+            replica.sql("DROP TABLE kept")
+
+        postgres.kill()
+        replica.promote()
+
+        assert replica.sql("DROP TABLE kept; SELECT 'gone'") == "gone"
+
+
+def test_a_server_that_cannot_be_asked_says_why(postgres: PostgresServer) -> None:
+    """What PostgreSQL has against a command is in the error."""
+    with pytest.raises(ServerFailed, match='relation "missing" does not exist'):
+        postgres.sql("SELECT * FROM missing")
