@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, final
+from typing import final
 
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from resilient.degrade.fallback import Fallback
 from resilient.engine.isolation import broken
@@ -22,10 +25,7 @@ from resilient.strategies.breaker.circuit import CLOSED, HALF_OPEN, OPEN
 from resilient.strategies.breaker.interface import all_breakers
 from resilient.strategies.bulkhead import Bulkhead
 
-if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
-
-__all__ = ["Collector", "register_metrics"]
+__all__ = ["Collector", "exposition", "register_metrics"]
 
 STATES = (CLOSED, OPEN, HALF_OPEN)
 
@@ -184,3 +184,28 @@ def register_metrics(registry: CollectorRegistry = REGISTRY) -> None:
         if registry not in _registered:
             registry.register(_collector)
             _registered.add(registry)
+
+
+def exposition(accept: str = "", registry: CollectorRegistry = REGISTRY) -> tuple[bytes, str]:
+    """Return the page that Prometheus reads, and its content type.
+
+    It takes milliseconds or more, and belongs on a thread where there is an event loop. Under
+    `PROMETHEUS_MULTIPROC_DIR` the page is about all processes that share the directory.
+
+    Arguments:
+        accept: The `Accept` header of the request, which decides between Prometheus's text format
+            and OpenMetrics.
+        registry: What is on the page, other than under `PROMETHEUS_MULTIPROC_DIR`.
+
+    Example:
+        >>> from resilient.telemetry.metrics import exposition, register_metrics
+        >>> register_metrics()
+        >>> page, content_type = exposition()
+        >>> b"resilient_calls_total" in page, content_type.startswith("text/plain")
+        (True, True)
+    """
+    encode, content_type = choose_encoder(accept)
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return encode(registry), content_type
