@@ -50,10 +50,6 @@ def page(path: str, query: str = "") -> tuple[int, str, bytes] | None:
         return None
     asked = dict(parse_qsl(query, keep_blank_values=True))
     report = question()
-    body = report.as_dict(verbose=asked.get("verbose", "no").lower() not in _NO)
-    return (
-        report.http_status,
-        "application/health+json",
-        json.dumps(answer, indent=2).encode() + b"\n"
-    return report.http_status, "application/health+json", body,
-    )
+    answer = report.as_dict(verbose=asked.get("verbose", "no").lower() not in _NO)
+    body = json.dumps(answer, indent=2).encode() + b"\n"
+    return report.http_status, "application/health+json", body
