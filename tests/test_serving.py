@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 
-from resilient import Dependency, InvalidSetting, circuit_breaker, health, serve
+from resilient import Dependency, InvalidSetting, circuit_breaker, drain, health, serve
 from resilient.serving.server import Server
 from tests.doubles import Scripted
 
@@ -27,7 +27,7 @@ def server() -> Iterator[Server]:
     yield with_pages
     with_pages.close()
     health.started(False)
-    health.draining(False)
+    drain(0).resume()
 
 
 def ask(server: Server, path: str, method: str = "GET", **headers: str) -> tuple[int, str, str]:
@@ -127,7 +127,7 @@ def test_liveness_is_always_a_yes(server: Server) -> None:
     breaker = circuit_breaker("not looked at", fail_max=1)
     Dependency("not looked at", critical=True, breaker=breaker)
     breaker.force_open()
-    health.draining()
+    drain(0)
     assert status(server, "/health/live") == (200, "pass")
 
 
@@ -191,11 +191,11 @@ def test_a_half_open_circuit_is_a_warning(server: Server) -> None:
 
 def test_draining_is_not_ready(server: Server) -> None:
     """A process that takes no new work says so."""
-    health.draining()
+    drained = drain(0)
     code, _, body = ask(server, "/health/ready")
     assert code == 503
     assert json.loads(body)["checks"]["process:draining"] == [{"status": "fail"}]
-    health.draining(False)
+    drained.resume()
     assert ask(server, "/health/ready")[0] == 200
 
 

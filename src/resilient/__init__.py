@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from resilient.degrade.stores import Entry, Store
     from resilient.degrade.stores.memory import MemoryStore
     from resilient.dependency import Dependency
+    from resilient.engine.draining import drain, draining, unit_of_work
     from resilient.engine.guard import pipeline_of
     from resilient.engine.limits import remaining
     from resilient.engine.pipeline import Pipeline
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         CallRejected,
         CallTimeout,
         DeadlineExceeded,
+        Draining,
         DuplicateName,
         InvalidSetting,
         InvalidUse,
@@ -56,6 +58,7 @@ _MODULES = {
     "degrade.stores": ("Entry", "Store"),
     "degrade.stores.memory": ("MemoryStore",),
     "dependency": ("Dependency",),
+    "engine.draining": ("drain", "draining", "unit_of_work"),
     "engine.guard": ("pipeline_of",),
     "engine.limits": ("remaining",),
     "engine.pipeline": ("Pipeline",),
@@ -64,6 +67,7 @@ _MODULES = {
         "CallRejected",
         "CallTimeout",
         "DeadlineExceeded",
+        "Draining",
         "DuplicateName",
         "InvalidSetting",
         "InvalidUse",
@@ -98,6 +102,7 @@ __all__ = [
     "Default",
     "Degradation",
     "Dependency",
+    "Draining",
     "DuplicateName",
     "Entry",
     "Failover",
@@ -125,6 +130,8 @@ __all__ = [
     "default",
     "degradation_scope",
     "degradations",
+    "drain",
+    "draining",
     "failover",
     "health",
     "pipeline_of",
@@ -135,6 +142,7 @@ __all__ = [
     "retrying",
     "serve",
     "timeout",
+    "unit_of_work",
     "with_fallback",
 ]
 

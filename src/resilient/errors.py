@@ -5,7 +5,8 @@
     │   ├── CircuitOpen              (also pybreaker.CircuitBreakerError; in strategies.breaker)
     │   ├── BulkheadFull             too many calls at once
     │   ├── RateLimited              too many calls a second
-    │   └── WorkersSaturated         too many abandoned calls still running
+    │   ├── WorkersSaturated         too many abandoned calls still running
+    │   └── Draining                 new work for a process that is about to end
     ├── CallTimeout                  (also TimeoutError) called, and not back in time
     │   └── DeadlineExceeded         the time was over before the call began
     ├── NothingToServe               a tier that has no answer for this call
@@ -27,6 +28,7 @@ __all__ = [
     "CallRejected",
     "CallTimeout",
     "DeadlineExceeded",
+    "Draining",
     "DuplicateName",
     "InvalidSetting",
     "InvalidUse",
@@ -113,6 +115,18 @@ class WorkersSaturated(CallRejected):
             "(max_abandoned)",
         )
         self.abandoned = abandoned
+
+
+class Draining(CallRejected):
+    """New work for a process that is about to end; another one takes it."""
+
+    reason = "draining"
+
+    def __init__(self) -> None:
+        # Soon: a load balancer has other processes for it, or will have in a moment.
+        super().__init__(
+            "process", "draining, so that no new work is begun; ask again", retry_after=1.0
+        )
 
 
 class CallTimeout(ResilientError, TimeoutError):

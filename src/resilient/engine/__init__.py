@@ -20,4 +20,5 @@ From the bottom up:
     guard      a function and its pipeline made one
     blocks     a ``with`` block and a pipeline made one
     streams    generators and asynchronous generators, guarded
+    draining   units of work, which are ended before the process is
 """

@@ -22,6 +22,8 @@ LEVELS = {
     "resilient.call_timed_out": "warning",
     "resilient.fallback_served": "warning",
     "resilient.hook_failed": "error",
+    "resilient.drain_started": "info",
+    "resilient.drain_ended": "info",
 }
 
 

@@ -12,8 +12,8 @@ dependencies  the lines about circuits
 
 from resilient.telemetry.health.liveness import live
 from resilient.telemetry.health.pages import PATHS, page
-from resilient.telemetry.health.readiness import draining, ready
+from resilient.telemetry.health.readiness import ready
 from resilient.telemetry.health.report import Report
 from resilient.telemetry.health.startup import started, startup
 
-__all__ = ["PATHS", "Report", "draining", "live", "page", "ready", "started", "startup"]
+__all__ = ["PATHS", "Report", "live", "page", "ready", "started", "startup"]

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any
 
+from resilient.engine.draining import draining
 from resilient.telemetry.health.dependencies import circuits
 from resilient.telemetry.health.report import Report, worst
 
-__all__ = ["draining", "ready"]
-
-
-@final
-class _Process:
-    draining = False
-
-
-_process = _Process()
-
-
-def draining(value: bool = True) -> None:
-    """Say that the process takes no new work."""
-    _process.draining = value
+__all__ = ["ready"]
 
 
 def ready() -> Report:
@@ -30,7 +18,7 @@ def ready() -> Report:
     has a fallback; then, and while draining, the answer is no.
     """
     checks: dict[str, list[dict[str, Any]]] = {}
-    if _process.draining:
+    if draining():
         checks["process:draining"] = [{"status": "fail"}]
     checks.update(circuits())
     return Report(worst(one["status"] for found in checks.values() for one in found), checks)
