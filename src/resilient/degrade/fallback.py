@@ -152,7 +152,7 @@ class Fallback(Strategy, Generic[D]):
         reason = type(error).__name__
         age = None if answer.age is None else round(answer.age, 3)
         call.served = Served(tier.name, age, reason)
-        call.pipeline.measures.served(tier.name)
+        call.pipeline.measures.served(tier.name, answer.age)
         note_degradation(Degradation(call.name, tier.name, age, reason))
         signals.emit(
             "resilient.fallback_served",

@@ -18,7 +18,15 @@ from resilient.engine.weak import WeakList
 if TYPE_CHECKING:
     from resilient.engine.pipeline import Pipeline
 
-__all__ = ["LATENCY_BOUNDS", "OUTAGE_BOUNDS", "OUTCOMES", "Histogram", "Measures", "all_measures"]
+__all__ = [
+    "AGE_BOUNDS",
+    "LATENCY_BOUNDS",
+    "OUTAGE_BOUNDS",
+    "OUTCOMES",
+    "Histogram",
+    "Measures",
+    "all_measures",
+]
 
 #: The ways in which a call can end, as labels of `resilient_calls_total`.
 OUTCOMES = ("success", "degraded", "failure", "timeout", "rejected", "cancelled")
@@ -26,6 +34,8 @@ OUTCOMES = ("success", "degraded", "failure", "timeout", "rejected", "cancelled"
 LATENCY_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 #: Upper bounds, in seconds, for how long detection and recovery take.
 OUTAGE_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
+#: Upper bounds, in seconds, for the ages of answers that are served in place of new ones.
+AGE_BOUNDS = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0, 604800.0)
 #: At most so many different labels are kept apart; the rest are counted together.
 MOST_LABELS = 50
 
@@ -79,6 +89,7 @@ class Measures:
         "recovery",
         "rejections",
         "retries",
+        "stale_ages",
     )
 
     def __init__(self, name: str) -> None:
@@ -92,6 +103,7 @@ class Measures:
         self.rejections: dict[str, int] = {}
         self.detection = Histogram(OUTAGE_BOUNDS)
         self.recovery = Histogram(OUTAGE_BOUNDS)
+        self.stale_ages = Histogram(AGE_BOUNDS)
         self.pipelines: WeakList[Pipeline] = WeakList()
         #: The journals of pipelines that are gone.
         self.leftovers = Leftovers()
@@ -126,10 +138,12 @@ class Measures:
             self.retries += retries
             self.durations.observe(duration)
 
-    def served(self, tier: str) -> None:
-        """Count an answer of a fallback's tier."""
+    def served(self, tier: str, age: float | None = None) -> None:
+        """Count an answer of a fallback's tier, and how old it is if that is known."""
         with self._lock:
             self._count_locked(self.fallbacks, tier)
+            if age is not None:
+                self.stale_ages.observe(age)
 
     def rejected(self, reason: str) -> None:
         """Count a call that was not made."""

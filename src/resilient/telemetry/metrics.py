@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import weakref
 from collections.abc import Iterable, Iterator
 from typing import final
 
-from prometheus_client import REGISTRY, CollectorRegistry
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client import REGISTRY, CollectorRegistry, Metric
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.multiprocess import MultiProcessCollector
 
-from resilient.degrade.fallback import Fallback
-from resilient.engine.isolation import broken
+from resilient.engine import settings
 from resilient.engine.locks import new_lock
-from resilient.engine.measures import Histogram, Measures, all_measures
-from resilient.strategies.breaker.circuit import CLOSED, HALF_OPEN, OPEN
-from resilient.strategies.breaker.interface import all_breakers
-from resilient.strategies.bulkhead import Bulkhead
+from resilient.telemetry import processes
+from resilient.telemetry.families import Counted, all_families
 
 __all__ = ["Collector", "exposition", "register_metrics"]
-
-STATES = (CLOSED, OPEN, HALF_OPEN)
 
 
 @final
@@ -36,141 +22,35 @@ class Collector:
 
     def describe(self) -> Iterable[Metric]:
         """Return the names without the values, by which a registry finds clashes."""
-        return _Families().all()
+        return [family.metric() for family in Counted().all()]
 
     def collect(self) -> Iterator[Metric]:
         """Return every metric, with all of its series present from the start at zero."""
-        families = _Families()
-        for measures in all_measures():
-            families.add(measures)
-        families.add_circuits()
-        families.add_broken()
-        yield from families.all()
-
-
-class _Families:
-    """The metrics of one scrape."""
-
-    def __init__(self) -> None:
-        dependency = ["dependency"]
-        self.calls = CounterMetricFamily(
-            "resilient_calls", "Calls by what they came to", labels=["dependency", "outcome"]
-        )
-        self.durations = HistogramMetricFamily(
-            "resilient_call_duration_seconds",
-            "Seconds for calls, with all of their attempts and pauses",
-            labels=dependency,
-        )
-        self.attempts = CounterMetricFamily(
-            "resilient_attempts", "Attempts, the first of each call included", labels=dependency
-        )
-        self.retries = CounterMetricFamily(
-            "resilient_retries", "Attempts after the first", labels=dependency
-        )
-        self.fallbacks = CounterMetricFamily(
-            "resilient_fallbacks",
-            "Answers by the tier that served them",
-            labels=["dependency", "tier"],
-        )
-        self.rejections = CounterMetricFamily(
-            "resilient_rejections", "Calls that were not made", labels=["dependency", "reason"]
-        )
-        self.in_flight = GaugeMetricFamily(
-            "resilient_in_flight", "Calls that a bulkhead has let in", labels=dependency
-        )
-        self.abandoned = GaugeMetricFamily(
-            "resilient_abandoned_calls", "Timed-out calls that are still running", labels=dependency
-        )
-        self.detection = HistogramMetricFamily(
-            "resilient_detection_seconds",
-            "From the first failure until the circuit opened",
-            labels=dependency,
-        )
-        self.recovery = HistogramMetricFamily(
-            "resilient_recovery_seconds",
-            "From the first failure until the circuit closed again",
-            labels=dependency,
-        )
-        self.state = GaugeMetricFamily(
-            "resilient_circuit_state",
-            "1 for the state that the circuit is in, or how many are, with one for each key",
-            labels=["dependency", "state"],
-        )
-        self.transitions = CounterMetricFamily(
-            "resilient_circuit_transitions",
-            "Changes of the circuit, by the new state",
-            labels=["dependency", "state"],
-        )
-        self.broken = CounterMetricFamily(
-            "resilient_hook_failures",
-            "Failures of listeners, stores and other hooks",
-            labels=["hook"],
-        )
-
-    def all(self) -> list[Metric]:
-        return list(vars(self).values())
-
-    def add(self, measures: Measures) -> None:
-        name = [measures.name]
-        for outcome, count in measures.calls.items():
-            self.calls.add_metric([*name, outcome], count)
-        _add_histogram(self.durations, name, measures.durations)
-        self.attempts.add_metric(name, measures.attempts)
-        self.retries.add_metric(name, measures.retries)
-        _add_histogram(self.detection, name, measures.detection)
-        _add_histogram(self.recovery, name, measures.recovery)
-        strategies = {
-            id(one): one for pipeline in measures.pipelines for one in pipeline.strategies
-        }.values()
-        tiers = {tier.name for one in strategies if isinstance(one, Fallback) for tier in one.tiers}
-        for tier, count in _from_zero(tiers, measures.fallbacks):
-            self.fallbacks.add_metric([*name, tier], count)
-        reasons = {one.rejection.reason for one in strategies if one.rejection is not None}
-        for reason, count in _from_zero(reasons, measures.rejections):
-            self.rejections.add_metric([*name, reason], count)
-        bulkheads = [one for one in strategies if isinstance(one, Bulkhead)]
-        if bulkheads:
-            self.in_flight.add_metric(name, sum(one.in_flight for one in bulkheads))
-        pools = [one.workers for one in strategies if one.workers is not None]
-        if pools:
-            self.abandoned.add_metric(name, sum(pool.abandoned for pool in pools))
-
-    def add_circuits(self) -> None:
-        for breaker in all_breakers():
-            name, states = breaker.name or "", breaker.states
-            for state in STATES:
-                self.state.add_metric([name, state], states[state])
-                self.transitions.add_metric([name, state], breaker.transitions[state])
-
-    def add_broken(self) -> None:
-        for place, count in sorted(broken.items()):
-            self.broken.add_metric([place], count)
-
-
-def _from_zero(labels: set[str], counts: dict[str, int]) -> list[tuple[str, int]]:
-    """Return `counts` with a 0 for each of `labels` that has not been counted yet, in order."""
-    return sorted({**dict.fromkeys(labels, 0), **counts}.items())
-
-
-def _add_histogram(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:
-    total = 0
-    buckets: list[tuple[str, float]] = []
-    for bound, count in zip([*map(str, histogram.bounds), "+Inf"], histogram.counts, strict=True):
-        total += count
-        buckets.append((bound, total))
-    family.add_metric(labels, buckets, sum_value=histogram.sum)
+        for family in all_families():
+            yield family.metric()
 
 
 _collector = Collector()
-_registered: weakref.WeakSet[CollectorRegistry] = weakref.WeakSet()
 _lock = new_lock()
+#: The attribute of a registry that tells which collector of ours it has.
+_MARK = "_resilient_collector"
 
 
-def register_metrics(registry: CollectorRegistry = REGISTRY) -> None:
+def register_metrics(
+    registry: CollectorRegistry = REGISTRY, *, publish_every: float | None = None
+) -> None:
     """Have `registry` collect the library's metrics; harmless when it does already.
+
+    Under `PROMETHEUS_MULTIPROC_DIR` no registry is needed: this process begins to write its counts
+    into that directory, from where the page of any process shows the sums of all.
 
     Arguments:
         registry: prometheus-client's default registry, or one of your own.
+        publish_every: Seconds between two writings under `PROMETHEUS_MULTIPROC_DIR`, above 0; 5
+            unless given. So much is lost at the most when a process is killed.
+
+    Raises:
+        InvalidSetting: If `publish_every` is not above 0.
 
     Example:
         >>> from prometheus_client import CollectorRegistry, generate_latest
@@ -180,10 +60,19 @@ def register_metrics(registry: CollectorRegistry = REGISTRY) -> None:
         >>> b"resilient_calls_total" in generate_latest(registry)
         True
     """
+    if publish_every is not None:
+        settings.seconds("publish_every", publish_every, above_zero=True)
+    if processes.are_many():
+        processes.publisher.start(publish_every)
+        return
     with _lock:
-        if registry not in _registered:
-            registry.register(_collector)
-            _registered.add(registry)
+        registered: Collector | None = getattr(registry, _MARK, None)
+        if registered is _collector:
+            return
+        if registered is not None:  # of this module, before it was loaded anew
+            registry.unregister(registered)
+        registry.register(_collector)
+        setattr(registry, _MARK, _collector)
 
 
 def exposition(accept: str = "", registry: CollectorRegistry = REGISTRY) -> tuple[bytes, str]:
@@ -205,7 +94,7 @@ def exposition(accept: str = "", registry: CollectorRegistry = REGISTRY) -> tupl
         (True, True)
     """
     encode, content_type = choose_encoder(accept)
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return encode(registry), content_type
+    if not processes.are_many():
+        return encode(registry), content_type
+    with processes.of_all() as registry:
+        return encode(registry), content_type

@@ -1,0 +1,88 @@
+"""The files of processes that have ended: their counts stay, and they do not pile up.
+
+prometheus-client leaves two files for each process for ever, as its counts belong to the sum. Here
+the counts of ended processes are added up in one file, and gauges, which are about what is now, go.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import mark_process_dead
+
+__all__ = ["forget", "forget_ended", "reading"]
+
+_OF_A_PROCESS = re.compile(r"(counter|histogram|summary|gauge_live[a-z]*)_(?P<pid>\d+)\.db")
+#: The kinds of metrics that add up over processes, living and dead.
+_COUNTING = ("counter", "histogram", "summary")
+
+
+@contextmanager
+def reading(path: str) -> Generator[None]:
+    """Keep the files as they are while a page is made from them."""
+    with _lock(path):
+        yield
+
+
+def forget_ended(path: str) -> None:
+    """Forget every process that has files here and does not run any more."""
+    files = (_OF_A_PROCESS.fullmatch(file.name) for file in Path(path).iterdir())
+    for pid in {int(file["pid"]) for file in files if file is not None}:
+        if not _is_running(pid):
+            forget(pid, path)
+
+
+def forget(pid: int, path: str) -> None:
+    """Keep what the ended process `pid` has counted, in the file of all that have ended."""
+    with _lock(path, alone=True):
+        mark_process_dead(pid, path)  # type: ignore[no-untyped-call]
+        for kind in _COUNTING:
+            own = Path(path, f"{kind}_{pid}.db")
+            if own.exists():
+                _add(own, Path(path, f"{kind}_ended.db"))
+                own.unlink()
+
+
+def _add(own: Path, everybody: Path) -> None:
+    """Add the values in one file to those in another, which is replaced at once or not at all."""
+    draft = everybody.with_suffix(".draft")
+    if everybody.exists():
+        shutil.copyfile(everybody, draft)
+    else:
+        draft.unlink(missing_ok=True)
+    files: Any = MmapedDict
+    values = files(str(draft))
+    for key, value, _, _ in files.read_all_values_from_file(str(own)):
+        there, _ = values.read_value(key)
+        values.write_value(key, there + value, 0.0)
+    values.close()
+    draft.replace(everybody)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextmanager
+def _lock(path: str, *, alone: bool = False) -> Generator[None]:
+    import fcntl  # there is none on Windows, where nobody forks
+
+    file = os.open(Path(path, "resilient.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(file)
