@@ -50,10 +50,12 @@ def test_what_reports_itself_is_read_in_order_for_as_long_as_it_lives() -> None:
 
 
 def test_one_that_cannot_be_read_hides_no_other() -> None:
-    """A part that raises is left out, whole, and the others are shown."""
+    """A part that raises is left out, whole; health says so, and the others are shown."""
     broken, whole = Broken("test-broken"), Pool("test-whole")
     readings = [one.labels["pool"] for one in all_readings() if one.name == "pool_size"]
     assert readings == ["test-whole"]
     conditions = [one.name for one in all_conditions() if one.name.startswith("test-")]
     assert conditions == ["test-whole:pool"]
+    [silent] = [one for one in all_conditions() if one.name == "Broken:conditions"]
+    assert silent.status == "warn"
     del broken, whole

@@ -12,6 +12,7 @@ From the bottom up:
     workers    the bounded threads on which time-limited synchronous calls run
     timers     the shared timers that cut time-limited asynchronous calls
     drivers    carry steps out: on threads, on asyncio
+    prober     asks a function in the background, again and again
     measures   what was counted, for each dependency
     reported   what parts of the library tell about themselves, for metrics and health
     strategy   one concern; the base of every strategy

@@ -94,9 +94,15 @@ def all_readings() -> list[Reading]:
 
 
 def all_conditions() -> list[Condition]:
-    """Return the conditions of all, ordered by name; one that fails is isolated."""
-    found = [one for each in _all() for one in isolated("conditions", [], _conditions, each)]
+    """Return the conditions of all, ordered by name; who cannot tell has that as a warning."""
+    found = [
+        one for each in _all() for one in isolated("conditions", [_silent(each)], _conditions, each)
+    ]
     return sorted(found, key=lambda condition: condition.name)
+
+
+def _silent(one: Reported) -> Condition:
+    return Condition(f"{type(one).__name__}:conditions", "warn", {"output": "cannot be told"})
 
 
 def _readings(one: Reported) -> list[Reading]:

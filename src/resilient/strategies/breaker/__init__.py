@@ -3,7 +3,6 @@
 window    what the last calls came to, at a constant cost for each
 ramp      how much is let through on the way back
 circuit   the state and its rules; no user code, no clock, no thread
-prober    health checks in the background while the circuit is open
 shared    the state in one of pybreaker's storages
 breaker   the strategy that users write, a `pybreaker.CircuitBreaker`
 keyed     a circuit for each host or tenant

@@ -16,12 +16,12 @@ from resilient.engine.call import Call
 from resilient.engine.isolation import isolated
 from resilient.engine.key import KeySetting
 from resilient.engine.outcome import Outcome
+from resilient.engine.prober import Prober, is_well
 from resilient.engine.steps import Proceed, Steps
 from resilient.engine.strategy import Accept, Target
 from resilient.errors import CallRejected, CallTimeout, DeadlineExceeded, InvalidSetting
 from resilient.strategies.breaker.circuit import CLOSED, OPEN, Admission, Circuit, Refusal
 from resilient.strategies.breaker.interface import CircuitInterface, Exclusion
-from resilient.strategies.breaker.prober import Prober
 from resilient.strategies.breaker.rejection import CircuitOpen
 from resilient.strategies.breaker.rules import rules_of, window_of
 from resilient.strategies.breaker.shared import SharedState
@@ -154,6 +154,7 @@ class CircuitBreaker(CircuitInterface):
             every = settings.seconds("probe_every", probe_every, above_zero=True)
             limit = every if probe_timeout is None else probe_timeout
             self._prober = Prober(
+                "probe",
                 settings.function("probe", probe),
                 every,
                 settings.seconds("probe_timeout", limit, above_zero=True),
@@ -359,8 +360,8 @@ class CircuitBreaker(CircuitInterface):
             else:
                 isolated("breaker listener", None, listener.failure, self, error)
 
-    def _probed(self, good: bool) -> None:
-        self._announce(self._circuit.probed(clock.now(), good=good)[1])
+    def _probed(self, outcome: Outcome) -> None:
+        self._announce(self._circuit.probed(clock.now(), good=is_well(outcome))[1])
 
     @classmethod
     def per_key(

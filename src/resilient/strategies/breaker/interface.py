@@ -20,11 +20,11 @@ from resilient.engine.locks import new_lock
 from resilient.engine.measures import Measures
 from resilient.engine.names import Names
 from resilient.engine.pipeline import Pipeline
+from resilient.engine.prober import Prober
 from resilient.engine.strategy import Strategy
 from resilient.errors import InvalidSetting
 from resilient.strategies.breaker.announce import announce
 from resilient.strategies.breaker.circuit import CLOSED, HALF_OPEN, OPEN, Change, Circuit
-from resilient.strategies.breaker.prober import Prober
 from resilient.strategies.breaker.shared import SharedState
 
 __all__ = ["CircuitInterface", "Exclusion", "Shown", "all_breakers", "breaker_names"]

@@ -1,7 +1,6 @@
-"""Health checks in the background while a circuit is not closed.
+"""A function of the user's that is asked in the background, again and again: is all well?
 
-They notice the return of a dependency within about a second, not when its next period ends, and
-without a caller that has to try it.
+A breaker asks while its circuit is not closed, and health asks always.
 """
 
 from __future__ import annotations
@@ -22,23 +21,38 @@ from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Invoke, Steps
 from resilient.engine.workers import Workers
 
-__all__ = ["Prober"]
+__all__ = ["Prober", "is_well"]
 
 #: How many probes may hang at once before no further one is made.
 MOST_HUNG = 3
 
 
+def is_well(outcome: Outcome) -> bool:
+    """Whether a probe has said yes: it has not raised, and has not returned False."""
+    return outcome.ok and outcome.value is not False
+
+
 @final
 class Prober:
-    """Calls `probe` every so many seconds until it is told to stop."""
+    """Calls `probe` every so many seconds until it is told to stop.
+
+    The next call is made only when the last has ended or used up its limit, and `report`, a method
+    that takes its outcome, has been called.
+    """
 
     def __init__(
-        self, probe: Callable[[], Any], every: float, limit: float, report: Callable[[bool], None]
+        self,
+        name: str,
+        probe: Callable[[], Any],
+        every: float,
+        limit: float,
+        report: Callable[[Outcome], None],
     ) -> None:
+        self._name = name
         self._probe = probe
         self._every = every
         self._seconds = limit
-        # Kept weakly: a breaker that nobody uses any more is not kept for the sake of its probes.
+        # Kept weakly: who asks and is not used any more is not kept for the sake of its probes.
         self._report = weakref.WeakMethod(report)
         self._workers = Workers(max_workers=MOST_HUNG, max_abandoned=MOST_HUNG)
         self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
@@ -48,13 +62,17 @@ class Prober:
         self._round = 0
         _probers.add(self)
 
-    def start(self) -> None:
+    def start(self, *, at_once: bool = False) -> None:
         """Begin to probe; harmless if it has begun."""
-        with suppress(RuntimeError):  # no loop is running
-            self._loop = weakref.ref(asyncio.get_running_loop())
+        self.note_loop()
         if self._timer is None:
             self._round += 1
-            self._schedule(self._round)
+            self._schedule(self._round, 0.0 if at_once else self._every)
+
+    def note_loop(self) -> None:
+        """Take note of the loop that runs here, if any, as the one for asynchronous probes."""
+        with suppress(RuntimeError):  # no loop is running
+            self._loop = weakref.ref(asyncio.get_running_loop())
 
     def next_in(self) -> float:
         """Return the seconds until the next probe is made, 0 while one is."""
@@ -72,13 +90,13 @@ class Prober:
         if timer is not None:
             timer.cancel()
 
-    def _schedule(self, this_round: int) -> None:
-        self._next = clock.now() + self._every
-        self._timer = clock.current.later(self._every, partial(self._due, this_round))
+    def _schedule(self, this_round: int, seconds: float) -> None:
+        self._next = clock.now() + seconds
+        self._timer = clock.current.later(seconds, partial(self._due, this_round))
 
     def _due(self, this_round: int) -> None:
         if not clock.current.background(partial(self._run, this_round)):
-            self._schedule(this_round)
+            self._schedule(this_round, self._every)
 
     def _is_current(self, this_round: int) -> bool:
         return self._timer is not None and this_round == self._round
@@ -90,12 +108,12 @@ class Prober:
         report = self._report()
         if report is None or not self._is_current(this_round):
             return
-        report(outcome.ok and outcome.value is not False)
+        report(outcome)
         if self._is_current(this_round):
-            self._schedule(this_round)
+            self._schedule(this_round, self._every)
 
     def _steps(self) -> Steps[Outcome]:
-        limit = Limit(clock.now() + self._seconds, self._seconds, "probe", self)
+        limit = Limit(clock.now() + self._seconds, self._seconds, self._name, self)
         outcome: Outcome = yield Invoke(self._call, limit=limit, workers=self._workers)
         return outcome
 
