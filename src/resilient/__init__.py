@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from resilient.degrade.degradations import Degradation, degradation_scope, degradations
     from resilient.degrade.failover import Failover, failover
     from resilient.degrade.fallback import Fallback, with_fallback
+    from resilient.degrade.gather import gather_partial
+    from resilient.degrade.marked import Marked, marked
+    from resilient.degrade.partial import Partial
     from resilient.degrade.stores import Entry, Store
     from resilient.degrade.stores.memory import MemoryStore
     from resilient.dependency import Dependency
@@ -55,6 +58,9 @@ _MODULES = {
     "degrade.degradations": ("Degradation", "degradation_scope", "degradations"),
     "degrade.failover": ("Failover", "failover"),
     "degrade.fallback": ("Fallback", "with_fallback"),
+    "degrade.gather": ("gather_partial",),
+    "degrade.marked": ("Marked", "marked"),
+    "degrade.partial": ("Partial",),
     "degrade.stores": ("Entry", "Store"),
     "degrade.stores.memory": ("MemoryStore",),
     "dependency": ("Dependency",),
@@ -109,8 +115,10 @@ __all__ = [
     "Fallback",
     "InvalidSetting",
     "InvalidUse",
+    "Marked",
     "MemoryStore",
     "NothingToServe",
+    "Partial",
     "Pipeline",
     "RateLimit",
     "RateLimited",
@@ -133,7 +141,9 @@ __all__ = [
     "drain",
     "draining",
     "failover",
+    "gather_partial",
     "health",
+    "marked",
     "pipeline_of",
     "rate_limit",
     "register_metrics",

@@ -447,17 +447,6 @@ def test_the_reason_is_the_error_of_the_call(virtual_time: VirtualTime) -> None:
     assert [one.reason for one in degraded] == [CircuitOpen.__name__]
 
 
-def test_scopes_nest(virtual_time: VirtualTime) -> None:
-    """What happens in an inner scope belongs to it; the outer one goes on afterwards."""
-    guarded = with_fallback("instead")(down)
-    with degradation_scope() as outer:
-        guarded()
-        with degradation_scope() as inner:
-            guarded()
-        guarded()
-    assert (len(outer), len(inner)) == (2, 1)
-
-
 def test_without_a_scope_nothing_is_kept(virtual_time: VirtualTime) -> None:
     """Outside of any scope there are no degradations to see."""
     with_fallback("instead")(down)()

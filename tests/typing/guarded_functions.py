@@ -14,6 +14,8 @@ from tenacity import stop_after_attempt, stop_after_delay, wait_random_exponenti
 from resilient import (
     CircuitBreaker,
     CircuitOpen,
+    Marked,
+    Partial,
     Pipeline,
     bulkhead,
     cached,
@@ -21,6 +23,8 @@ from resilient import (
     deadline,
     default,
     failover,
+    gather_partial,
+    marked,
     pipeline_of,
     rate_limit,
     remaining,
@@ -347,3 +351,22 @@ Accounts().user(5)  # type: ignore[arg-type] # pyright: ignore[reportArgumentTyp
 async def awaits_a_method() -> None:
     """Await a method that may have its answer from a fallback."""
     assert_type(await Accounts().user_async("t"), User | Guest)
+
+
+# Partial and marked answers keep what is known of their parts.
+
+
+async def name_of(user_id: str) -> str: ...
+
+
+async def partial_answers() -> None:
+    page = await gather_partial(name=name_of("u1"), nick=name_of("u2"), timeout=1)
+    assert_type(page, Partial[str])
+    assert_type(page["name"], str)
+    assert_type(page.get("nick"), str | None)
+    anything: Partial[Any] = await gather_partial(name=name_of("u1"), user=asynchronous("t"))
+    assert_type(anything["user"], Any)
+    on_threads = gather_partial(one=popular_items, other=popular_items)
+    assert_type(on_threads["one"], list[Item])
+    assert_type(await marked(name_of)("u1"), Marked[str])
+    assert_type(marked(plain)("u1").value, list[Item])

@@ -8,4 +8,7 @@ cached        the last good answer
 flights       one call for many callers that want the same
 stores/       where good answers are kept
 fallback      the strategy: tiers in order
+gather        several parts of one answer, without those that cannot be had
+partial       such an answer
+marked        an answer together with what is degraded in it
 """

@@ -6,6 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import final
 
 __all__ = ["Degradation", "degradation_scope", "degradations", "note_degradation"]
 
@@ -30,12 +31,35 @@ class Degradation:
     reason: str
 
 
-_scope: ContextVar[list[Degradation] | None] = ContextVar("resilient_degradations", default=None)
+@final
+class _Scope:
+    """What has been degraded since it was opened, here and in the scopes within."""
+
+    __slots__ = ("collected", "is_open", "outer")
+
+    def __init__(self, outer: _Scope | None) -> None:
+        self.collected: list[Degradation] = []
+        self.outer = outer
+        self.is_open = True
+
+
+_innermost: ContextVar[_Scope | None] = ContextVar("resilient_degradations", default=None)
+
+
+def _current() -> _Scope | None:
+    """Return the innermost scope that is still open: a task may outlive that which it began in."""
+    scope = _innermost.get()
+    while scope is not None and not scope.is_open:
+        scope = scope.outer
+    return scope
 
 
 @contextmanager
 def degradation_scope() -> Generator[list[Degradation]]:
     """Collect the degradations of all that is called within a ``with`` block.
+
+    Tasks that begin within it and calls on the library's threads belong to it. A scope within
+    another one tells the outer one too.
 
     Yields:
         The list that they are added to.
@@ -51,21 +75,26 @@ def degradation_scope() -> Generator[list[Degradation]]:
         >>> [(one.tier, one.reason) for one in degraded]
         [('default', 'ConnectionError')]
     """
-    collected: list[Degradation] = []
-    token = _scope.set(collected)
+    scope = _Scope(_current())
+    _innermost.set(scope)
     try:
-        yield collected
+        yield scope.collected
     finally:
-        _scope.reset(token)
+        # By no token: a generator may be closed in another context than it was begun in.
+        scope.is_open = False
+        _innermost.set(_current())
 
 
 def degradations() -> tuple[Degradation, ...]:
     """Return what has been degraded so far in the innermost `degradation_scope`."""
-    return tuple(_scope.get() or ())
+    scope = _current()
+    return () if scope is None else tuple(scope.collected)
 
 
 def note_degradation(degradation: Degradation) -> None:
-    """Add to the innermost scope, if there is one."""
-    collected = _scope.get()
-    if collected is not None and len(collected) < MOST_KEPT:
-        collected.append(degradation)
+    """Add to the innermost scope, if there is one, and to those around it."""
+    scope = _current()
+    while scope is not None:
+        if scope.is_open and len(scope.collected) < MOST_KEPT:
+            scope.collected.append(degradation)
+        scope = scope.outer

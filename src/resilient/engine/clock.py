@@ -63,6 +63,12 @@ class Clock(Protocol):
         """Call a blocking function for a task, off its loop."""
         ...
 
+    def begin(
+        self, workers: Workers, step: Invoke, ended: Callable[[Outcome | BaseException], object]
+    ) -> Callable[[], bool]:
+        """Call a function without waiting; tell `ended` its end, and return what abandons it."""
+        ...
+
     def background(self, function: Callable[[], object]) -> bool:
         """Call `function`, which may take long, without waiting; return False if that fails."""
         ...
@@ -156,6 +162,12 @@ class SystemClock:
     async def run_limited_async(self, workers: Workers, step: Invoke) -> Outcome:
         """Call the function on one of `workers`."""
         return await workers.run_async(step)
+
+    def begin(
+        self, workers: Workers, step: Invoke, ended: Callable[[Outcome | BaseException], object]
+    ) -> Callable[[], bool]:
+        """Call the function on one of `workers`."""
+        return workers.begin(step, ended)
 
     def background(self, function: Callable[[], object]) -> bool:
         """Call `function` on a daemon thread, unless the platform has none to give now."""

@@ -22,7 +22,7 @@ from resilient.engine.steps import Attempt, Detach, Invoke, Sleep, Step, Steps, 
 from resilient.engine.timers import Cuts
 from resilient.errors import ResilientError
 
-__all__ = ["TurnedAsync", "drive", "drive_async"]
+__all__ = ["TurnedAsync", "drive", "drive_async", "needs_a_loop"]
 
 T = TypeVar("T")
 
@@ -120,11 +120,12 @@ def _invoke(step: Invoke) -> Outcome:
         if type(step) is Attempt:
             raise TurnedAsync(value)
         value.close()
-        return Outcome.failed(_needs_a_loop(step.function), started)
+        return Outcome.failed(needs_a_loop(step.function), started)
     return Outcome(value, None, started, clock.now())
 
 
-def _needs_a_loop(function: Callable[..., Any]) -> ResilientError:
+def needs_a_loop(function: Callable[..., Any]) -> ResilientError:
+    """Return the error for a plain function that has returned a coroutine where nobody awaits."""
     name = plain_name(function)
     return ResilientError(f"{name} is asynchronous and cannot serve a synchronous call")
 

@@ -13,10 +13,12 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 from resilient.engine import clock
+from resilient.engine.callables import plain_name
 from resilient.engine.isolation import isolated
 from resilient.engine.limits import Limit, ambient, current_limit, tighter
 from resilient.engine.outcome import Outcome
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Workers"]
 
 _IDLE_SECONDS = 30.0
+#: Whether the current context is that of a call which somebody has begun on a worker.
+_on_worker: ContextVar[bool] = ContextVar("resilient_on_worker", default=False)
 
 
 @final
@@ -202,6 +206,39 @@ class Workers:
             self._abandon(job)
             raise
         return job.result()
+
+    def begin(
+        self, step: Invoke, ended: Callable[[Outcome | BaseException], object]
+    ) -> Callable[[], bool]:
+        """Begin a call without waiting for it; return what abandons it, if it has not ended.
+
+        `ended` is called with what the call came to, from its worker, unless it was abandoned. A
+        call that is itself on a worker does not wait for another one, which might wait for it.
+        """
+        limit = step.limit
+        worker = self._another_worker(limit, waits=not _on_worker.get())
+        if worker is None:
+            now = clock.now()
+            name = plain_name(step.function) if limit is None else limit.name
+            saturated = WorkersSaturated(name, self.abandoned)
+            too_late = limit.too_late() if limit is not None and limit.expired else None
+            ended(Outcome(None, too_late or saturated, now, now))
+            return lambda: False
+        context = copy_context()
+        context.run(_on_worker.set, True)
+        if limit is not None:
+            context.run(ambient.set, limit)
+        job = _Job(step.function, step.args, step.kwargs, context, None)
+
+        def tell() -> None:
+            if not job.abandoned:
+                if limit is not None:
+                    limit.ended = True
+                ended(job.interruption or job.result())
+
+        job.notify = tell
+        worker.take(job)
+        return partial(self._abandon, job)
 
     def _another_worker(self, outer: Limit | None, *, waits: bool = True) -> _Worker | None:
         """Return a worker, waiting for one if all are busy; None if saturated, or after `outer`."""

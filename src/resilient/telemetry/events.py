@@ -21,6 +21,7 @@ LEVELS = {
     "resilient.retry_scheduled": "info",
     "resilient.call_timed_out": "warning",
     "resilient.fallback_served": "warning",
+    "resilient.part_missed": "warning",
     "resilient.hook_failed": "error",
     "resilient.drain_started": "info",
     "resilient.drain_ended": "info",

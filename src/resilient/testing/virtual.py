@@ -142,6 +142,25 @@ class VirtualTime:
         limit.ended = True
         return Outcome(value, None, started, self._now)
 
+    def begin(
+        self, workers: Workers, step: Invoke, ended: Callable[[Outcome | BaseException], object]
+    ) -> Callable[[], bool]:
+        """Call a function at once: what would run side by side takes turns, and adds its times."""
+        started = self._now
+        try:
+            if step.limit is None:
+                value = copy_context().run(step.function, *step.args, **step.kwargs)
+                outcome = Outcome(value, None, started, self._now)
+            else:
+                outcome = self.run_limited(workers, step)
+        except Exception as error:
+            outcome = Outcome.failed(error, started)
+        except BaseException as interruption:
+            ended(interruption)
+            raise
+        ended(outcome)
+        return lambda: False
+
     def later(self, seconds: float, callback: Callable[[], object]) -> _VirtualTimer:
         """Call `callback` when `seconds` have passed."""
         timer = _VirtualTimer(callback)
