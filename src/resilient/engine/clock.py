@@ -7,6 +7,7 @@ clock: stepping the system time must not open or close anything.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import threading
 import time
@@ -186,7 +187,14 @@ class SystemClock:
         """Run `coroutine` on `loop`, whose clients it may share, else on a loop of its own."""
         limited = asyncio.wait_for(coroutine, seconds)
         if loop is not None and loop.is_running():
-            return asyncio.run_coroutine_threadsafe(limited, loop).result(seconds + 1)
+            future = asyncio.run_coroutine_threadsafe(limited, loop)
+            try:
+                return future.result(seconds + 1)
+            finally:
+                future.cancel()
+                # A loop that is blocked, or ends first, never comes to it.
+                if inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED:
+                    coroutine.close()
         return asyncio.run(limited)
 
     async def sleep_async(self, seconds: float) -> None:

@@ -17,13 +17,12 @@ from resilient.engine import faults
 from resilient.engine.callables import code_of, is_async_function, plain_name
 from resilient.engine.lanes import async_lane, sync_lane
 from resilient.engine.limited import limited
-from resilient.engine.measures import Measures
 from resilient.engine.pipeline import Pipeline
 from resilient.engine.strategy import Strategy, Target
 from resilient.engine.streams import async_stream, sync_stream
 from resilient.errors import InvalidUse
 
-__all__ = ["guard", "guarded_under", "pipeline_of"]
+__all__ = ["guard", "pipeline_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -141,15 +140,6 @@ def pipeline_of(function: Callable[..., Any]) -> Pipeline:
     if known is None:
         raise InvalidUse(f"{plain_name(function)} is not guarded")
     return known.pipeline
-
-
-def guarded_under(name: str, kind: str) -> bool:
-    """Whether a function of the dependency `name` is guarded by a strategy of that kind."""
-    return any(
-        type(strategy).__name__ == kind
-        for pipeline in Measures.of(name).pipelines
-        for strategy in pipeline.strategies
-    )
 
 
 def _known(function: object) -> _Guarded | None:

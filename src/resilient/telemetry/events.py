@@ -23,6 +23,9 @@ LEVELS = {
     "resilient.fallback_served": "warning",
     "resilient.part_missed": "warning",
     "resilient.hook_failed": "error",
+    "resilient.check_failed": "warning",
+    "resilient.check_recovered": "info",
+    "resilient.stall_noticed": "error",
     "resilient.drain_started": "info",
     "resilient.drain_ended": "info",
 }

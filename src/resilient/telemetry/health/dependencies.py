@@ -1,46 +1,103 @@
-"""What readiness says about the circuits before dependencies."""
+"""What readiness says about dependencies: their circuits, their bulkheads, what is served instead.
+
+All of it is read from where calls leave it; nothing is asked.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from resilient.dependency import all_dependencies
-from resilient.engine.guard import guarded_under
-from resilient.strategies.breaker.circuit import CLOSED
+from resilient.degrade.fallback import Fallback
+from resilient.dependency import Dependency, all_dependencies
+from resilient.engine.measures import Measures
+from resilient.strategies.breaker.circuit import CLOSED, OPEN
 from resilient.strategies.breaker.interface import Shown, all_breakers
+from resilient.strategies.breaker.keyed import KeyedCircuitBreaker
+from resilient.strategies.bulkhead import Bulkhead
+from resilient.telemetry.health.details import described
 from resilient.telemetry.health.report import Status
 
-__all__ = ["circuits"]
+__all__ = ["dependency_checks"]
 
 
-def circuits() -> dict[str, list[dict[str, Any]]]:
-    """Return one check for each circuit breaker."""
+def dependency_checks() -> dict[str, list[dict[str, Any]]]:
+    """Return one check for each circuit breaker, and one for each bulkhead of a dependency."""
     checks: dict[str, list[dict[str, Any]]] = {}
-    critical = {one.name for one in all_dependencies() if one.critical}
-    owners = {id(one.breaker): one.name for one in all_dependencies() if one.breaker is not None}
+    dependencies = {one.name: one for one in all_dependencies()}
+    named = {id(one.breaker): one.name for one in dependencies.values() if one.breaker is not None}
     for breaker in all_breakers():
-        name = owners.get(id(breaker), breaker.name or "")
-        status = _status(breaker, is_vital=name in critical and not guarded_under(name, "Fallback"))
-        checks[f"{name}:circuit"] = [_described(breaker, status)]
+        name = named.get(id(breaker), breaker.name or "")
+        checks[f"{name}:circuit"] = [_circuit(name, breaker, dependencies.get(name))]
+    for name, dependency in dependencies.items():
+        if dependency.bulkhead is not None:
+            checks[f"{name}:bulkhead"] = [_bulkhead(dependency.bulkhead, dependency)]
     return checks
 
 
-def _status(breaker: Shown, *, is_vital: bool) -> Status:
-    if breaker.current_state == CLOSED:
-        return "pass"
-    return "fail" if is_vital and breaker.current_state == "open" else "warn"
-
-
-def _described(breaker: Shown, status: Status) -> dict[str, Any]:
-    described: dict[str, Any] = {
+def _circuit(name: str, breaker: Shown, dependency: Dependency | None) -> dict[str, Any]:
+    state, failing_for, tiers = breaker.current_state, breaker.failing_since, _tiers(name)
+    is_vital = dependency is not None and dependency.critical and not tiers
+    said: dict[str, Any] = {
         "componentType": "component",
-        "status": status,
-        "observedValue": breaker.current_state,
+        "status": _status(state, rejects=is_vital and _rejects(breaker)),
+        "observedValue": state,
     }
-    if breaker.failing_since is not None:
-        described["failingForSeconds"] = round(breaker.failing_since, 3)
-    if breaker.retry_after is not None:
-        described["retryInSeconds"] = round(breaker.retry_after, 3)
-    if breaker.last_failure is not None:
-        described["lastFailure"] = type(breaker.last_failure).__name__
-    return described
+    if isinstance(breaker, KeyedCircuitBreaker):
+        said["circuits"] = breaker.states
+    if failing_for is not None:
+        said["failingForSeconds"] = round(failing_for, 3)
+    if state != CLOSED and (retry_in := breaker.retry_after) is not None:
+        said["retryInSeconds"] = round(retry_in, 3)
+    said |= described(breaker.last_failure)
+    if tiers:
+        said["servedInstead"] = tiers
+    if dependency is not None:
+        _add_for_people(said, dependency)
+        if dependency.rto is not None and failing_for is not None:
+            said["rtoExceeded"] = failing_for > dependency.rto
+    return said
+
+
+def _status(state: str, *, rejects: bool) -> Status:
+    if state == CLOSED:
+        return "pass"
+    return "fail" if rejects and state == OPEN else "warn"
+
+
+def _rejects(breaker: Shown) -> bool:
+    """Whether an open circuit turns calls away: a shadow only says what it would have done."""
+    return getattr(breaker, "mode", "enforce") != "shadow"
+
+
+def _bulkhead(bulkhead: Bulkhead, dependency: Dependency) -> dict[str, Any]:
+    in_flight = bulkhead.in_flight
+    said: dict[str, Any] = {
+        "componentType": "component",
+        "status": "warn" if in_flight >= bulkhead.max_concurrent else "pass",
+        "observedValue": in_flight,
+        "observedUnit": "calls",
+        "limit": bulkhead.max_concurrent,
+        "waiting": bulkhead.waiting,
+    }
+    _add_for_people(said, dependency)
+    return said
+
+
+def _add_for_people(said: dict[str, Any], dependency: Dependency) -> None:
+    said["critical"] = dependency.critical
+    if dependency.owner is not None:
+        said["owner"] = dependency.owner
+    if dependency.runbook is not None:
+        said["runbook"] = dependency.runbook
+    if dependency.rto is not None:
+        said["rtoSeconds"] = dependency.rto
+
+
+def _tiers(name: str) -> list[str]:
+    """Return what the functions of a dependency serve instead, in order, each once."""
+    found: dict[str, None] = {}
+    for pipeline in Measures.of(name).pipelines:
+        for strategy in pipeline.strategies:
+            if isinstance(strategy, Fallback):
+                found.update((tier.name, None) for tier in strategy.tiers)
+    return list(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
+from resilient.telemetry.health.checks import begin_checks
 from resilient.telemetry.health.report import Report
 
 __all__ = ["started", "startup"]
@@ -14,14 +15,28 @@ class _Process:
     started = False
 
 
-_process = _Process()
-
-
 def started(value: bool = True) -> None:
-    """Say that startup is done."""
-    _process.started = value
+    """Say that startup is done: caches are warm, migrations have run.
+
+    Until then `/health/startup` is a 503, so that Kubernetes asks nothing else yet.
+
+    Arguments:
+        value: False to take it back.
+
+    Example:
+        >>> from resilient import health
+        >>> health.startup().status
+        'fail'
+        >>> health.started()
+        >>> health.startup().status
+        'pass'
+        >>> health.started(False)
+    """
+    _Process.started = value
+    begin_checks()
 
 
 def startup() -> Report:
     """Return whether startup is done."""
-    return Report("pass" if _process.started else "fail")
+    begin_checks()
+    return Report("pass" if _Process.started else "fail")
