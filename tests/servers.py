@@ -6,15 +6,20 @@ A server can be killed, frozen and started again, as it happens to servers.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
+import urllib.parse
+import urllib.request
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -61,6 +66,10 @@ class Server(ABC):
     name: str
     #: Whom the process runs as; None for whom the tests do.
     user: str | None = None
+    #: What it logs when it accepts connections.
+    ready: str = "eady to accept"
+    #: What is in its environment besides that of the tests.
+    environment: Mapping[str, str] = {}
 
     def __init__(self) -> None:
         self.host = "127.0.0.1"
@@ -143,6 +152,7 @@ class Server(ABC):
             text=True,
             start_new_session=True,  # Ctrl-C ends the tests, and the tests end the server
             user=self.user,
+            env={**os.environ, **self.environment},
         )
         self._process = process
         told = threading.Event()
@@ -153,7 +163,7 @@ class Server(ABC):
             with process.stdout:
                 for line in process.stdout:
                     self._log.append(line)
-                    if "eady to accept" in line:
+                    if self.ready in line:
                         ready.set()
                         told.set()
             told.set()
@@ -275,3 +285,81 @@ class PostgresServer(Server):
         if done.returncode != 0:
             raise ServerFailed(f"{program} failed:\n{done.stderr}")
         return done.stdout.strip()
+
+
+class PrometheusServer(Server):
+    """A Prometheus that scrapes the given addresses, each twice a second."""
+
+    name = "prometheus"
+    ready = "eady to receive web requests"
+
+    def __init__(self, program: str, folder: Path, *targets: str) -> None:
+        super().__init__()
+        self._program = program
+        self._folder = folder
+        self._targets = targets
+
+    @property
+    def url(self) -> str:
+        """The address of its own pages and of its API."""
+        return f"http://{self.host}:{self.port}"
+
+    def query(self, question: str) -> list[tuple[dict[str, str], float]]:
+        """Return the labels and the value of each series that answers `question`, in PromQL."""
+        address = f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': question})}"
+        with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
+            found = json.load(answer)["data"]["result"]
+        return [(one["metric"], float(one["value"][1])) for one in found]
+
+    def _command(self) -> list[str]:
+        scraped = [{"job_name": "tests", "static_configs": [{"targets": list(self._targets)}]}]
+        settings = {"global": {"scrape_interval": "500ms"}, "scrape_configs": scraped}
+        file = self._folder / "prometheus.yml"
+        file.write_text(json.dumps(settings))  # JSON is YAML too
+        return [
+            self._program,
+            f"--config.file={file}",
+            f"--storage.tsdb.path={self._folder / 'data'}",
+            f"--web.listen-address={self.host}:{self.port}",
+        ]
+
+
+class GunicornServer(Server):
+    """Gunicorn with four synchronous workers of one application."""
+
+    name = "gunicorn"
+    ready = "Listening at"
+    workers = 4
+
+    def __init__(self, application: str, *options: str, **environment: str) -> None:
+        super().__init__()
+        self._application = application
+        self._options = options
+        self.environment = environment
+
+    @property
+    def url(self) -> str:
+        """The address that the workers share."""
+        return f"http://{self.host}:{self.port}"
+
+    def get(self, path: str) -> str:
+        """Return what one of the workers answers."""
+        with urllib.request.urlopen(self.url + path, timeout=PATIENCE) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def reload(self) -> None:
+        """Have all workers replaced by new ones, which ends the old ones gracefully."""
+        self._running().send_signal(signal.SIGHUP)
+
+    def stop(self) -> None:
+        """End it gracefully, and by force if that does not end it."""
+        if self.is_running:
+            self._running().terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._running().wait(PATIENCE)
+        self.kill()
+
+    def _command(self) -> list[str]:
+        options = [f"--bind={self.host}:{self.port}", f"--workers={self.workers}", *self._options]
+        return [sys.executable, "-m", "gunicorn", *options, self._application]
