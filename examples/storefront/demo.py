@@ -68,7 +68,7 @@ class Demo:
                 raise failures.exceptions[0] from None  # the others were cancelled by it
             yield
         finally:
-            await asyncio.gather(*(process.kill() for process in self.processes))
+            await asyncio.gather(*(process.end() for process in self.processes))
 
     def hear(self, line: dict[str, Any]) -> None:
         """Note an event that the storefront wrote."""

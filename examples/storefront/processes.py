@@ -80,6 +80,11 @@ class Process:
         if self._reader is not None:
             await self._reader
 
+    async def end(self) -> None:
+        """End it for good, and give its port back."""
+        await self.kill()
+        self._reserved.close()
+
     async def freeze(self) -> None:
         """Stop it where it stands: its port still accepts connections, nobody answers."""
         self._running.send_signal(signal.SIGSTOP)

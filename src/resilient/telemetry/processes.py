@@ -11,18 +11,20 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, final
 
 from prometheus_client import CollectorRegistry, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from resilient.engine import signals
 from resilient.engine.isolation import isolated
 from resilient.engine.locks import new_lock
 from resilient.engine.measures import Histogram
 from resilient.telemetry import ended
 from resilient.telemetry.families import (
+    Counted,
     Family,
     all_families,
     bucket_labels,
@@ -35,6 +37,9 @@ __all__ = ["Publisher", "are_many", "of_all", "publisher"]
 EVERY = 5.0
 #: Seconds until the first one, by which a parent of workers has forked them.
 FIRST = 1.0
+
+#: What is absent when it is gone, and not only because it could not be read for once.
+_COUNTED = frozenset(family.name for family in Counted().all())
 
 #: A metric, and the values of its labels.
 Series = tuple[str, tuple[str, ...]]
@@ -91,9 +96,14 @@ class Publisher:
             after_in_child=self._after_fork_in_child,
         )
         atexit.register(self.publish)
+        signals.subscribe(self._hear)
         from multiprocessing.util import register_after_fork
 
         register_after_fork(self, _publish_at_exit)
+
+    def _hear(self, name: str, fields: Mapping[str, Any]) -> None:
+        if name == "resilient.drain_ended":  # maybe the last that is heard: uvicorn ends by signal
+            self.publish()
 
     def _begin_locked(self) -> None:
         self._thread = threading.Thread(target=self._run, name="resilient-metrics", daemon=True)
@@ -118,6 +128,9 @@ class Publisher:
             self._write_gauges_locked(families)
 
     def _write_counts_locked(self, families: list[Family]) -> None:
+        there = {(one.name, labels) for one in families for labels in one.series}
+        for series in [one for one in self._told if one[0] in _COUNTED and one not in there]:
+            del self._told[series]  # should it come back, it begins at zero
         for family in families:
             if family.kind != "gauge":
                 for labels, value in family.series.items():
@@ -142,7 +155,7 @@ class Publisher:
             return
         cells = self._cells_of(family, labels, value)
         if told is None or any(new < old for new, old in zip(numbers, told, strict=True)):
-            told = (0,) * len(numbers)  # gone and come back, it has begun anew
+            told = (0,) * len(numbers)  # it has begun anew
         for cell, new, old in zip(cells, numbers, told, strict=True):
             if new != old:
                 cell.inc(new - old)

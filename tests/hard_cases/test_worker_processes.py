@@ -1,4 +1,4 @@
-"""Metrics of several processes on one page, with prometheus-client's files."""
+"""Hard case 43: metrics of several processes on one page, with prometheus-client's files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.servers import PATIENCE, GunicornServer
 
 INTERVAL = 0.3
 PRELOAD = {"forked, then loaded": (), "loaded, then forked": ("--preload",)}
-APPLICATION = "tests.telemetry.counting_application:app"
+APPLICATION = "tests.hard_cases.counting_application:app"
 CALLS = ("resilient_calls_total", "upstream", "success")
 
 
@@ -115,17 +115,132 @@ def test_workers_that_come_and_go_leave_no_files_behind(tmp_path: Path) -> None:
     """After each of several reloads there are as few files as before, and the sum is exact."""
     with workers(tmp_path) as server:
         sizes: list[int] = []
-        for number in range(1, 4):
+        for number in (1, 2):
             pids = {server.get("/") for _ in range(20)}
             server.reload()
             until(lambda pids=pids: not any(map(is_running, pids)))  # type: ignore[misc]
             page = samples(server.get("/metrics"))
             assert page[CALLS] == 20 * number
             assert page["requests_total",] == 20 * number
-            time.sleep(1)
             until(lambda: sum(states(server)) == server.workers)
             sizes.append(len(list(tmp_path.iterdir())))
         assert sizes[-1] <= sizes[0]
+
+
+def test_the_hook_of_gunicorn_forgets_a_worker_at_once(tmp_path: Path) -> None:
+    """Without any scrape, the files of a killed worker are gone, and its counts are kept."""
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    settings = tmp_path / "gunicorn.conf.py"
+    settings.write_text("from resilient.integrations.gunicorn import child_exit\n")
+    with workers(folder, f"--config={settings}") as server:
+        pid = int(server.get("/"))
+        until(lambda: Path(folder, f"gauge_livesum_{pid}.db").exists())
+        time.sleep(2 * INTERVAL)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not list(folder.glob(f"*_{pid}.db")))
+        until(lambda: Path(folder, "histogram_ended.db").exists())
+    assert left_behind(folder)[CALLS] == 1
+
+
+def run(program: str, folder: Path) -> str:
+    """Run a program that complains of nothing, with its files in `folder`; return its output."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+FORKS = """
+import multiprocessing, os
+from resilient import circuit_breaker, register_metrics
+from resilient.engine.reported import Reading, Reported
+
+class Part(Reported):
+    sent = 0
+    def readings(self):
+        return [Reading("part_sent", "Sent", "counter", {}, self.sent)]
+
+part = Part()
+part.report()
+register_metrics(publish_every=600)
+ask = circuit_breaker("upstream", fail_max=9)(lambda: "answer")
+
+def work(calls):
+    for _ in range(calls):
+        ask()
+        part.sent += 1
+
+if __name__ == "__main__":
+    work(500)
+    forking = multiprocessing.get_context("fork")
+    children = [forking.Process(target=work, args=(calls,)) for calls in (10, 1000)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    work(3)
+    if os.fork():
+        os.wait()
+"""
+
+
+def test_forked_children_count_only_what_is_their_own(tmp_path: Path) -> None:
+    """Children of multiprocessing and of os.fork begin at zero, and end with all written."""
+    run(FORKS, tmp_path)
+    seen = left_behind(tmp_path)
+    assert seen[CALLS] == 1513
+    assert seen["resilient_call_duration_seconds_count", "upstream"] == 1513
+    assert seen["resilient_part_sent_total",] == 1513
+
+
+GONE = """
+import gc, os
+from resilient import circuit_breaker, register_metrics
+from resilient.engine.reported import Reading, Reported
+from resilient.telemetry.metrics import exposition
+
+class Table(Reported):
+    def readings(self):
+        return [Reading("rows", "Rows", "gauge", {}, 17, shared=True)]
+
+table = Table()
+table.report()
+register_metrics(publish_every=600)
+
+def show():
+    print(exposition()[0].decode(), end="# END\\n", flush=True)
+
+ask = circuit_breaker("upstream", fail_max=9)(lambda: "answer")
+ask()
+show()
+del ask
+gc.collect()
+show()
+ask = circuit_breaker("upstream", fail_max=9)(lambda: "answer")
+ask()
+show()
+if os.fork():
+    os.wait()
+else:
+    ask()
+    show()
+"""
+
+
+def test_what_is_gone_counts_on_and_has_no_state(tmp_path: Path) -> None:
+    """A dependency that comes back adds to what was counted; what all processes share is one."""
+    pages = [samples(page) for page in run(GONE, tmp_path).split("# END\n") if page]
+    assert [page[CALLS] for page in pages] == [1, 1, 2, 3]
+    closed = "resilient_circuit_state", "upstream", "closed"
+    assert [page[closed] for page in pages] == [1, 0, 1, 2]
+    assert [page["resilient_rows",] for page in pages] == [17] * 4
 
 
 def is_running(pid: str) -> bool:
