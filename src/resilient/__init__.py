@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from resilient.engine.guard import pipeline_of
     from resilient.engine.limits import remaining
     from resilient.engine.pipeline import Pipeline
+    from resilient.engine.signals import subscribe, unsubscribe
     from resilient.errors import (
         BulkheadFull,
         CallRejected,
@@ -68,6 +69,7 @@ _MODULES = {
     "engine.guard": ("pipeline_of",),
     "engine.limits": ("remaining",),
     "engine.pipeline": ("Pipeline",),
+    "engine.signals": ("subscribe", "unsubscribe"),
     "errors": (
         "BulkheadFull",
         "CallRejected",
@@ -151,8 +153,10 @@ __all__ = [
     "retry",
     "retrying",
     "serve",
+    "subscribe",
     "timeout",
     "unit_of_work",
+    "unsubscribe",
     "with_fallback",
 ]
 
@@ -175,10 +179,13 @@ def _log_signals() -> None:
     """Log every signal; the first one loads what logs them."""
     from resilient.engine import signals
 
-    def log(name: str, fields: Any) -> None:
-        from resilient.telemetry import events
+    tell: Any = None
 
-        events.log(name, fields)
+    def log(name: str, fields: Any) -> None:
+        nonlocal tell
+        if tell is None:
+            from resilient.telemetry.events import log as tell
+        tell(name, fields)
 
     signals.subscribe(log)
 

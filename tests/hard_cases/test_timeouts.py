@@ -597,7 +597,8 @@ def test_a_script_does_not_wait_for_the_calls_that_it_has_abandoned(ending: str)
     """A script whose 4 s call timed out after 0.2 s exits within 0.5 s, without a complaint."""
     script, seconds = run_script(ABANDONED + ENDINGS[ending])
     assert script.returncode == 0
-    assert script.stderr == ""
+    complaints = [one for one in script.stderr.splitlines() if not one.startswith("resilient.")]
+    assert complaints == []  # but for the library's own events, which logging shows there
     assert seconds < 0.5
 
 

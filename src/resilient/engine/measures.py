@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, final
 
+from resilient.engine import signals
 from resilient.engine.leftovers import Leftovers
 from resilient.engine.locks import new_lock
 from resilient.engine.weak import WeakList
@@ -145,10 +146,16 @@ class Measures:
             if age is not None:
                 self.stale_ages.observe(age)
 
-    def rejected(self, reason: str) -> None:
-        """Count a call that was not made."""
+    def rejected(self, reason: str, retry_after: float | None = None) -> None:
+        """Count and tell of a call that was not made, and may be in `retry_after` seconds."""
         with self._lock:
             self._count_locked(self.rejections, reason)
+        signals.emit(
+            "resilient.call_rejected",
+            dependency=self.name,
+            reason=reason,
+            retry_in_seconds=None if retry_after is None else round(retry_after, 3),
+        )
 
     def detected(self, seconds: float) -> None:
         """Count an outage that was noticed `seconds` after its first failure."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from resilient.engine.isolation import isolated, reporters
+from resilient.engine.isolation import report_broken, reporters
 from resilient.errors import ResilientError
 
 __all__ = ["Listener", "emit", "subscribe", "unsubscribe"]
@@ -20,13 +20,38 @@ _listeners: tuple[Listener, ...] = ()
 
 
 def subscribe(listener: Listener) -> None:
-    """Call `listener(name, fields)` for each signal from now on."""
+    """Call `listener(name, fields)` for each event of the library from now on.
+
+    Every single one, also those that the log sums up. It is called where the event happens, so it
+    must be fast and must not block; what it raises is counted and logged once.
+
+    Arguments:
+        listener: A function of the event's name and its key-values, as listed under "Events".
+
+    Example:
+        >>> from resilient import subscribe, unsubscribe, with_fallback
+        >>> def count(name, fields):
+        ...     print(name, fields["tier"], fields["reason"])
+        >>> @with_fallback("nobody")
+        ... def user_name() -> str:
+        ...     raise ConnectionError("user service is down")
+        >>> subscribe(count)
+        >>> user_name()
+        resilient.fallback_served default ConnectionError
+        'nobody'
+        >>> unsubscribe(count)
+    """
     global _listeners
     _listeners = (*_listeners, listener)
 
 
 def unsubscribe(listener: Listener) -> None:
-    """Stop calling `listener`."""
+    """Stop calling `listener`, which `subscribe` was given.
+
+    Example:
+        >>> from resilient import unsubscribe
+        >>> unsubscribe(print)  # harmless where there is nothing to stop
+    """
     global _listeners
     _listeners = tuple(one for one in _listeners if one is not listener)
 
@@ -34,7 +59,10 @@ def unsubscribe(listener: Listener) -> None:
 def emit(name: str, **fields: Any) -> None:
     """Tell every listener; one that fails is isolated."""
     for listener in _listeners:
-        isolated("signal listener", None, listener, name, fields)
+        try:
+            listener(name, fields)
+        except Exception as error:
+            report_broken("signal listener", error)
 
 
 def _report_broken(place: str, error: Exception) -> None:

@@ -100,7 +100,7 @@ class RateLimit(Strategy):
                 most = min(most, max(0.0, call.limit.expires - clock.now()))
             wait = self._reserve(most)
             if wait < 0:
-                call.pipeline.measures.rejected(RateLimited.reason)
+                call.pipeline.measures.rejected(RateLimited.reason, -wait)
                 now = clock.now()
                 return Outcome(None, RateLimited(call.name, self.limit, self.per, -wait), now, now)
             if wait:

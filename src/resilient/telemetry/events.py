@@ -1,38 +1,117 @@
-"""Signals of the engine as structlog events.
+"""The library's own events: all of them, with their levels and keys, and how often they are told.
 
-The library configures neither structlog nor logging; what has been configured is respected.
+An event is a signal of the engine that is logged. Keys without a value are left out. What can
+repeat itself with every call is limited, and then says how often it has happened.
 """
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, final
 
-import structlog
+from resilient.engine.isolation import isolated
+from resilient.telemetry.logs import Log
+from resilient.telemetry.repeats import Repeats
 
-__all__ = ["LEVELS", "log"]
+__all__ = ["EVENTS", "REPEAT_KEYS", "Event", "log"]
 
-#: Every event of the library, with its level.
-LEVELS = {
-    "resilient.circuit_opened": "error",
-    "resilient.circuit_half_opened": "info",
-    "resilient.circuit_closed": "info",
-    "resilient.recovered": "info",
-    "resilient.retry_scheduled": "info",
-    "resilient.call_timed_out": "warning",
-    "resilient.fallback_served": "warning",
-    "resilient.part_missed": "warning",
-    "resilient.hook_failed": "error",
-    "resilient.check_failed": "warning",
-    "resilient.check_recovered": "info",
-    "resilient.stall_noticed": "error",
-    "resilient.drain_started": "info",
-    "resilient.drain_ended": "info",
+#: Added to the summary of an event that repeats itself: how many it stands for, and since when.
+REPEAT_KEYS = ("count", "for_seconds")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Event:
+    """How an event is told.
+
+    Attributes:
+        level: The level at which it is logged.
+        keys: All keys that it can have, those of repeats left out.
+        limited_by: Summed up for each combination of these keys, the name of what failed first; none
+            if each occurrence is told.
+    """
+
+    level: Literal["info", "warning", "error"]
+    keys: tuple[str, ...]
+    limited_by: tuple[str, ...] = ()
+
+
+def _event(level: Literal["info", "warning", "error"], keys: str, limited_by: str = "") -> Event:
+    return Event(level, tuple(keys.split()), tuple(limited_by.split()))
+
+
+#: Every event of the library, by name.
+EVENTS = {
+    "resilient.circuit_opened": _event(
+        "error",
+        "dependency reason failures calls error failing_for_seconds retry_in_seconds "
+        "served_instead owner runbook mode would_have_rejected",
+    ),
+    "resilient.circuit_half_opened": _event("info", "dependency reason mode would_have_rejected"),
+    "resilient.circuit_closed": _event("info", "dependency reason mode would_have_rejected"),
+    "resilient.recovered": _event("info", "dependency detection_seconds recovery_seconds"),
+    "resilient.call_rejected": _event(
+        "warning", "dependency reason retry_in_seconds", "dependency reason"
+    ),
+    "resilient.call_timed_out": _event("warning", "dependency seconds", "dependency"),
+    "resilient.retry_scheduled": _event(
+        "info", "dependency attempt wait_seconds error", "dependency error"
+    ),
+    "resilient.fallback_served": _event(
+        "warning", "dependency tier age_seconds reason", "dependency tier reason"
+    ),
+    "resilient.part_missed": _event("warning", "part reason", "part reason"),
+    "resilient.check_failed": _event("warning", "check critical error"),
+    "resilient.check_recovered": _event("info", "check critical"),
+    "resilient.stall_noticed": _event("error", "watch silent_for_seconds at"),
+    "resilient.hook_failed": _event("error", "hook error detail"),
+    "resilient.drain_started": _event("info", "left timeout_seconds"),
+    "resilient.drain_ended": _event("info", "left duration_seconds"),
 }
+_UNLISTED = Event("info", ())
+_log = Log("resilient")
 
 
 def log(name: str, fields: Mapping[str, Any]) -> None:
-    """Log one signal; fields without a value are left out."""
+    """Log one signal, or count it if it is one of many."""
+    event = EVENTS.get(name, _UNLISTED)
+    if event.limited_by:
+        if not _repeats.is_first(name, event.limited_by, fields):
+            return
+    elif name == "resilient.circuit_opened":
+        fields = {**fields, **isolated("event", {}, _for_those_on_call, fields["dependency"])}
+    elif name == "resilient.circuit_closed":
+        _repeats.end(fields["dependency"])
+    _tell(name, fields)
+
+
+def _tell(name: str, fields: Mapping[str, Any]) -> None:
     said = {key: value for key, value in fields.items() if value is not None}
-    logger = structlog.get_logger("resilient")
-    getattr(logger, LEVELS.get(name, "info"))(name, **said)
+    _log.tell(EVENTS.get(name, _UNLISTED).level, name, said)
+
+
+def _for_those_on_call(dependency: str) -> dict[str, Any]:
+    """Return what is served while a dependency is down, whose it is, and what to do."""
+    from resilient.degrade.fallback import Fallback
+    from resilient.dependency import all_dependencies
+    from resilient.engine.measures import Measures
+
+    tiers = {
+        tier.name: None
+        for pipeline in Measures.of(dependency).pipelines
+        for strategy in pipeline.strategies
+        if isinstance(strategy, Fallback)
+        for tier in strategy.tiers
+    }
+    known: dict[str, Any] = {"served_instead": ", ".join(tiers) or "nothing"}
+    for one in all_dependencies():
+        if one.name == dependency:
+            known |= {"owner": one.owner, "runbook": one.runbook}
+    return known
+
+
+_repeats = Repeats(_tell)
+# What has been counted since the last summary is not lost with the process.
+atexit.register(_repeats.flush)

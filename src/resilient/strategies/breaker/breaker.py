@@ -244,7 +244,7 @@ class CircuitBreaker(CircuitInterface):
             admitted = self._admit(call)
             if isinstance(admitted, Refusal):
                 if self._mode == "enforce":
-                    call.pipeline.measures.rejected(CircuitOpen.reason)
+                    call.pipeline.measures.rejected(CircuitOpen.reason, admitted.retry_after)
                     now = clock.now()
                     return Outcome(None, self._rejection(admitted.retry_after), now, now)
                 self._shadowed += 1
