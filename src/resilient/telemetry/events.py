@@ -29,7 +29,7 @@ class Event:
     Attributes:
         level: The level at which it is logged.
         keys: All keys that it can have, those of repeats left out.
-        limited_by: Summed up for each combination of these keys, the name of what failed first; none
+        limited_by: Summed up for each combination of these keys, what failed first; none
             if each occurrence is told.
     """
 
