@@ -1,0 +1,74 @@
+"""The page about metrics says what a scrape shows, and its queries are queries."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.servers import PATIENCE, require_program
+
+PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+METRICS = re.compile(r"^### `(\w+)`\n\n\*(\w+)\*(?: by ((?:`\w+`(?:, )?)+))?\. ", re.MULTILINE)
+QUERY = re.compile(r"^```text\n(.*resilient_.*)\n```$", re.MULTILINE)
+EVERYTHING = """
+from resilient import Dependency, cached, circuit_breaker
+from resilient.engine import draining, isolation  # draining is what reports units of work
+from resilient.telemetry.metrics import exposition, register_metrics
+
+shop = Dependency("shop", breaker=circuit_breaker(), timeout=1, max_concurrent=5)
+ask = shop.with_fallback(cached(ttl=60), "instead")(lambda: "answer")
+isolation.broken["a hook"] += 1
+register_metrics()
+print(exposition()[0].decode())
+"""
+
+
+def described() -> dict[str, tuple[str, frozenset[str]]]:
+    """Return the kind and the labels of each metric that the page describes."""
+    return {
+        name: (kind, frozenset(re.findall(r"\w+", labels or "")))
+        for name, kind, labels in METRICS.findall(PAGE)
+    }
+
+
+def shown() -> dict[str, tuple[str, frozenset[str]]]:
+    """Return the same of what is on the page of a new process with every kind of strategy."""
+    command = [sys.executable, "-c", EVERYTHING]
+    page = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
+    return {
+        family.name + ("_total" if family.type == "counter" else ""): (
+            family.type,
+            frozenset(label for sample in family.samples for label in sample.labels) - {"le"},
+        )
+        for family in text_string_to_metric_families(page.stdout)
+        if family.name.startswith("resilient_")
+    }
+
+
+def test_the_page_describes_every_metric_with_its_kind_and_labels() -> None:
+    """What a scrape shows is on the page, and what is on the page is in a scrape."""
+    assert described() == shown()
+
+
+def test_each_metric_comes_with_a_query() -> None:
+    """After the description of a metric, there is a question that it answers."""
+    for section in PAGE.split("\n### ")[1:]:
+        name = section.split("`")[1]
+        assert any(name in query for query in QUERY.findall(section)), name
+
+
+def test_promtool_understands_every_query(tmp_path: Path) -> None:
+    """Each query of the page is PromQL, as Prometheus's own checker of rules reads it."""
+    queries = QUERY.findall(PAGE)
+    assert len(queries) >= len(described())
+    rules = [{"record": f"query:{number}", "expr": of} for number, of in enumerate(queries)]
+    file = tmp_path / "rules.yml"
+    file.write_text(json.dumps({"groups": [{"name": "page", "rules": rules}]}))
+    command = [require_program("promtool"), "check", "rules", str(file)]
+    checked = subprocess.run(command, check=False, capture_output=True, timeout=PATIENCE)
+    assert checked.returncode == 0, checked.stderr.decode()
