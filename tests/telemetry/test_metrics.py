@@ -144,22 +144,22 @@ def test_what_a_part_reports_appears_by_itself() -> None:
     for seconds in (0.5, 5, 500):
         ages.observe(seconds)
     part = Part(
-        Reading("part_sent", "Sent", "counter", {"part": "a"}, 3),
-        Reading("part_depth", "Depth", "gauge", {"part": "a"}, 1.5),
-        Reading("part_age_seconds", "Age", "histogram", {"part": "a"}, ages),
+        Reading("widget_sent", "Sent", "counter", {"part": "a"}, 3),
+        Reading("widget_depth", "Depth", "gauge", {"part": "a"}, 1.5),
+        Reading("widget_age_seconds", "Age", "histogram", {"part": "a"}, ages),
     )
-    assert shown("resilient_part") == {
-        ("resilient_part_sent_total", "part=a"): 3,
-        ("resilient_part_depth", "part=a"): 1.5,
-        ("resilient_part_age_seconds_bucket", "le=1.0", "part=a"): 1,
-        ("resilient_part_age_seconds_bucket", "le=60.0", "part=a"): 2,
-        ("resilient_part_age_seconds_bucket", "le=+Inf", "part=a"): 3,
-        ("resilient_part_age_seconds_count", "part=a"): 3,
-        ("resilient_part_age_seconds_sum", "part=a"): 505.5,
+    assert shown("resilient_widget") == {
+        ("resilient_widget_sent_total", "part=a"): 3,
+        ("resilient_widget_depth", "part=a"): 1.5,
+        ("resilient_widget_age_seconds_bucket", "le=1.0", "part=a"): 1,
+        ("resilient_widget_age_seconds_bucket", "le=60.0", "part=a"): 2,
+        ("resilient_widget_age_seconds_bucket", "le=+Inf", "part=a"): 3,
+        ("resilient_widget_age_seconds_count", "part=a"): 3,
+        ("resilient_widget_age_seconds_sum", "part=a"): 505.5,
     }
     del part
     gc.collect()
-    assert shown("resilient_part") == {}
+    assert shown("resilient_widget") == {}
 
 
 def test_parts_that_go_by_the_same_labels_are_one_series() -> None:

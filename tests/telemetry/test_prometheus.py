@@ -149,14 +149,17 @@ async def test_calls_go_on_while_a_scrape_is_under_way(hundreds: list[Any]) -> N
         await asyncio.sleep(0)
         return "answer"
 
-    scrape = asyncio.create_task(asyncio.to_thread(exposition, "", registry))
-    calls, longest = 0, 0.0
-    while not scrape.done():
-        begun = time.perf_counter()
-        assert await ask() == "answer"
-        longest = max(longest, time.perf_counter() - begun)
-        calls += 1
-    page, _ = await scrape
-    assert calls > 100
-    assert longest < 0.05
-    assert b"one of hundreds" in page
+    async def longest_call() -> float:
+        scrape = asyncio.create_task(asyncio.to_thread(exposition, "", registry))
+        durations: list[float] = []
+        while not scrape.done():
+            begun = time.perf_counter()
+            assert await ask() == "answer"
+            durations.append(time.perf_counter() - begun)
+        page, _ = await scrape
+        assert b"one of hundreds" in page
+        assert len(durations) > 100
+        return max(durations)
+
+    # What else the machine does can hold up a call; a scrape would hold up each time.
+    assert min([await longest_call() for _ in range(5)]) < 0.05
