@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from resilient.degrade.marked import Marked, marked
     from resilient.degrade.partial import Partial
     from resilient.degrade.stores import Entry, Store
+    from resilient.degrade.stores.codec import Codec, JSONCodec, MsgspecCodec
     from resilient.degrade.stores.memory import MemoryStore
+    from resilient.degrade.stores.redis import RedisStore
+    from resilient.degrade.stores.sqlite import SQLiteStore
     from resilient.dependency import Dependency
     from resilient.engine.draining import drain, draining, unit_of_work
     from resilient.engine.guard import pipeline_of
@@ -63,7 +66,10 @@ _MODULES = {
     "degrade.marked": ("Marked", "marked"),
     "degrade.partial": ("Partial",),
     "degrade.stores": ("Entry", "Store"),
+    "degrade.stores.codec": ("Codec", "JSONCodec", "MsgspecCodec"),
     "degrade.stores.memory": ("MemoryStore",),
+    "degrade.stores.redis": ("RedisStore",),
+    "degrade.stores.sqlite": ("SQLiteStore",),
     "dependency": ("Dependency",),
     "engine.draining": ("drain", "draining", "unit_of_work"),
     "engine.guard": ("pipeline_of",),
@@ -105,6 +111,7 @@ __all__ = [
     "CallTimeout",
     "CircuitBreaker",
     "CircuitOpen",
+    "Codec",
     "Deadline",
     "DeadlineExceeded",
     "Default",
@@ -117,17 +124,21 @@ __all__ = [
     "Fallback",
     "InvalidSetting",
     "InvalidUse",
+    "JSONCodec",
     "Marked",
     "MemoryStore",
+    "MsgspecCodec",
     "NothingToServe",
     "Partial",
     "Pipeline",
     "RateLimit",
     "RateLimited",
+    "RedisStore",
     "ResilientError",
     "Retry",
     "RetryBudget",
     "Retrying",
+    "SQLiteStore",
     "Store",
     "Timeout",
     "UnstableKey",

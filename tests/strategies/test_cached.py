@@ -13,14 +13,13 @@ import inspect
 import pathlib
 import threading
 import uuid
-from collections.abc import Coroutine, Hashable
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
 from resilient import (
     CallTimeout,
-    Entry,
     MemoryStore,
     cached,
     circuit_breaker,
@@ -34,6 +33,7 @@ from resilient.engine.call import Call
 from resilient.engine.isolation import broken
 from resilient.engine.outcome import Outcome
 from resilient.testing import VirtualTime, fail
+from tests.degrade.own_stores import Shelves
 from tests.doubles import Scripted, calls, each
 
 
@@ -49,22 +49,6 @@ class Source:
         if self.down:
             raise ConnectionError
         return (*args, self.calls)
-
-
-class Recording:
-    """A store of the user's own, which does what a subclass makes of it."""
-
-    def __init__(self) -> None:
-        self.kept: dict[Hashable, Any] = {}
-        self.asked = 0
-
-    def get(self, key: Hashable) -> Any:
-        self.asked += 1
-        return Entry(self.kept[key], 1.0) if key in self.kept else None
-
-    def put(self, key: Hashable, value: Any, ttl: float) -> None:
-        self.asked += 1
-        self.kept[key] = value
 
 
 # What is served, and for how long
@@ -197,7 +181,7 @@ def test_the_answer_of_an_abandoned_call_is_kept_in_any_store() -> None:
         answered.set()
         return "late answer"
 
-    guarded = with_fallback(cached(ttl=60, store=Recording()))(timeout(0.02)(ask))
+    guarded = with_fallback(cached(ttl=60, store=Shelves()))(timeout(0.02)(ask))
     with pytest.raises(CallTimeout):
         guarded()
     release.set()
@@ -545,7 +529,7 @@ def test_two_functions_share_answers_under_one_template(virtual_time: VirtualTim
 def test_a_fresh_answer_is_served_without_a_call(virtual_time: VirtualTime) -> None:
     """Up to `fresh_for` seconds the source is not asked; then it is, and the time starts anew."""
     source = Source()
-    guarded = with_fallback(cached(ttl=60, fresh_for=10))(source)
+    guarded = with_fallback(cached(ttl=60, fresh_for=10, jitter=0))(source)
     guarded()
     virtual_time.advance(10)
     assert guarded() == (1,)
@@ -623,131 +607,3 @@ def test_the_memory_store_is_bounded_and_drops_the_oldest(virtual_time: VirtualT
     assert [guarded(number)[0] for number in range(90, 100)] == list(range(90, 100))
     with pytest.raises(ConnectionError):
         guarded(89)
-
-
-def test_a_store_of_the_users_own_is_asked(virtual_time: VirtualTime) -> None:
-    """Anything with `get` and `put` is a store; its entries have an age."""
-    store = Recording()
-    source = Source()
-    guarded = with_fallback(cached(ttl=60, store=store))(source)
-    guarded("u1")
-    source.down = True
-    with degradation_scope() as degraded:
-        assert guarded("u1") == ("u1", 1)
-    assert [one.age for one in degraded] == [1.0]
-
-
-def test_an_asynchronous_store_serves_asynchronous_functions(virtual_time: VirtualTime) -> None:
-    """The methods of a store may be coroutine functions."""
-
-    class Remote:
-        def __init__(self) -> None:
-            self.local = Recording()
-
-        async def get(self, key: Hashable) -> Any:
-            await asyncio.sleep(0.01)
-            return self.local.get(key)
-
-        async def put(self, key: Hashable, value: Any, ttl: float) -> None:
-            await asyncio.sleep(0.01)
-            self.local.put(key, value, ttl)
-
-    ask = Scripted("answer", ConnectionError)
-
-    @with_fallback(cached(ttl=60, store=Remote()))
-    async def load() -> Any:
-        return ask()
-
-    assert virtual_time.run(load()) == "answer"
-    assert virtual_time.run(load()) == "answer"
-
-
-class Raising(Recording):
-    def get(self, key: Hashable) -> Any:
-        raise OSError("store is down")
-
-    def put(self, key: Hashable, value: Any, ttl: float) -> None:
-        raise OSError("store is down")
-
-
-class Rubbish(Recording):
-    def __init__(self, rubbish: Any) -> None:
-        super().__init__()
-        self.rubbish = rubbish
-
-    def get(self, key: Hashable) -> Any:
-        return self.rubbish
-
-
-@each(
-    "store",
-    {
-        "raises": Raising(),
-        "returns text": Rubbish("answer"),
-        "returns a pair": Rubbish(("answer", 1.0)),
-        "returns no age": Rubbish(Entry("answer", None)),  # type: ignore[arg-type]
-        "returns a word for an age": Rubbish(Entry("answer", "old")),  # type: ignore[arg-type]
-        "returns nan for an age": Rubbish(Entry("answer", float("nan"))),
-    },
-)
-@pytest.mark.parametrize("fresh_for", [0, 10])
-def test_a_store_that_does_not_work_changes_nothing(
-    virtual_time: VirtualTime, store: Any, fresh_for: float
-) -> None:
-    """Calls go on without the store, and failures go to the next tier."""
-    source = Source()
-    guarded = with_fallback(cached(ttl=60, store=store, fresh_for=fresh_for), "instead")(source)
-    for number in (1, 2, 3):
-        assert guarded("u1") == ("u1", number)
-    source.down = True
-    assert guarded("u1") == "instead"
-
-
-def test_a_store_that_fails_is_left_alone_and_asked_again_later(
-    virtual_time: VirtualTime,
-) -> None:
-    """After three failures in a row nobody asks it; when it is well again it is used again."""
-
-    class Sick(Recording):
-        sick = True
-
-        def put(self, key: Hashable, value: Any, ttl: float) -> None:
-            super().put(key, value, ttl)
-            if self.sick:
-                raise OSError("store is down")
-
-    store = Sick()
-    guarded = with_fallback(cached(ttl=600, store=store))(Source())
-    for _ in range(20):
-        guarded("u1")
-    assert store.asked == 3
-    store.sick = False
-    virtual_time.advance(60)
-    guarded("u2")
-    guarded("u3")
-    assert store.asked == 5
-
-
-def test_a_slow_store_takes_no_more_than_its_limit(virtual_time: VirtualTime) -> None:
-    """A store that takes a minute costs a plain and an asynchronous call its limit, three times."""
-
-    class Slow(Recording):
-        def put(self, key: Hashable, value: Any, ttl: float) -> None:
-            super().put(key, value, ttl)
-            virtual_time.sleep(60)
-
-    async def ask() -> str:
-        return "answer"
-
-    def took(call: Any) -> list[float]:
-        times: list[float] = []
-        for _ in range(5):
-            began = virtual_time.now()
-            assert call() == "answer"
-            times.append(virtual_time.now() - began)
-        return times
-
-    plain = with_fallback(cached(ttl=600, store=Slow(), store_timeout=0.5))(Scripted("answer"))
-    asynchronous = with_fallback(cached(ttl=600, store=Slow(), store_timeout=0.5))(ask)
-    assert took(plain) == [0.5, 0.5, 0.5, 0, 0]
-    assert took(lambda: virtual_time.run(asynchronous())) == [0.5, 0.5, 0.5, 0, 0]

@@ -6,9 +6,12 @@ import copy
 from typing import TYPE_CHECKING, Any, Never
 
 from resilient.degrade.flights import Flights
+from resilient.degrade.negatives import Negatives
 from resilient.degrade.stores import Entry, Store
+from resilient.degrade.stores.codec import Codec, JSONCodec, MsgspecCodec
 from resilient.degrade.stores.guarded import GuardedStore
 from resilient.degrade.stores.memory import MemoryStore
+from resilient.degrade.stores.shelf import MemoryShelf, RemoteShelf, Shelf
 from resilient.degrade.tier import Answer, Tier
 from resilient.engine import clock, settings
 from resilient.engine.callables import plain_name
@@ -17,6 +20,7 @@ from resilient.engine.key import Key, KeyFunction, KeySetting, key_function
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Steps
 from resilient.errors import InvalidSetting, InvalidUse, NothingToServe
+from resilient.strategies.matching import Matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,8 +41,17 @@ class Cached(Tier[Never]):
             all arguments with their types.
         fresh_for: The seconds for which an answer is served without a call; 0 for not at all.
             Callers who miss at the same time share one call.
+        refresh_ahead: In the last so many seconds of `fresh_for` an answer that is asked for is
+            also called for again, in the background; 0 for not at all.
+        jitter: The part of `fresh_for` by which it is shorter for some keys than for others, 0 to
+            1, so that what was stored at one time is not called for at one time.
+        negative: The errors that are an answer too, such as a `NotFound`: exception types, or a
+            predicate.
+        negative_for: The seconds for which such an error is raised without a call, by this process.
+        version: To be changed with the meaning of answers: those of another are not served.
         store: Where answers are kept; in memory unless given.
-        store_timeout: The most seconds that a store other than memory may take.
+        store_timeout: The most seconds that a store other than memory may take; above 0.
+        codec: How values become bytes in a store other than memory; `JSONCodec` unless given.
 
     An empty answer is an answer; only absence is a miss. A failure never drops a good answer.
 
@@ -72,8 +85,14 @@ class Cached(Tier[Never]):
         key: KeySetting = None,
         *,
         fresh_for: float = 0.0,
-        store: Store | None = None,
+        refresh_ahead: float = 0.0,
+        jitter: float = 0.1,
+        negative: Matches | None = None,
+        negative_for: float = 0.0,
+        version: str | int = 1,
+        store: Store | MemoryStore | None = None,
         store_timeout: float = 0.1,
+        codec: Codec | None = None,
     ) -> None:
         super().__init__()
         self.ttl = settings.seconds("ttl", ttl, above_zero=True)
@@ -83,18 +102,32 @@ class Cached(Tier[Never]):
         self.fresh_for = settings.seconds("fresh_for", fresh_for)
         if self.fresh_for > self.ttl:
             raise InvalidSetting("fresh_for", fresh_for, f"at most ttl ({ttl:g})")
-        self._memory = store if isinstance(store, MemoryStore) else None
+        self.refresh_ahead = settings.seconds("refresh_ahead", refresh_ahead)
+        if self.refresh_ahead > self.fresh_for:
+            raise InvalidSetting(
+                "refresh_ahead", refresh_ahead, f"at most fresh_for ({fresh_for:g})"
+            )
+        self.jitter = settings.seconds("jitter", jitter)
+        if self.jitter > 1:
+            raise InvalidSetting("jitter", jitter, "0 to 1")
+        self.negatives = Negatives(negative, negative_for)
+        self.version = str(version)
+        if isinstance(version, bool) or not isinstance(version, str | int):
+            raise InvalidSetting("version", version, "a text or a whole number")
+        self._store = MemoryStore() if store is None else store
         self._guarded: GuardedStore | None = None
-        if store is None:
-            self._memory = MemoryStore()
-        elif self._memory is None:
-            if not all(callable(getattr(store, method, None)) for method in ("get", "put")):
-                raise InvalidSetting("store", store, "an object with the methods of a Store")
+        if not isinstance(self._store, MemoryStore):
             timeout = settings.seconds("store_timeout", store_timeout, above_zero=True)
-            self._guarded = GuardedStore(store, timeout)
+            self._guarded = GuardedStore.of(self._store, timeout)
+        self.codec = JSONCodec() if codec is None else codec
+        for method in ("encode", "decode"):
+            if not callable(getattr(self.codec, method, None)):
+                raise InvalidSetting("codec", codec, "an object with the methods of a Codec")
+        settings.text("codec.name", getattr(self.codec, "name", None))
         self.flights = Flights()
         self._key: KeyFunction | None = None
         self._namespace: object = None
+        self.shelf: Shelf | None = None
 
     def __repr__(self) -> str:
         fresh = f", fresh_for={self.fresh_for:g}" if self.fresh_for else ""
@@ -112,7 +145,23 @@ class Cached(Tier[Never]):
         tier._key = key_function(self.key, target)
         # Two functions that share a tier do not share answers, unless a template says so.
         tier._namespace = None if isinstance(self.key, str) else target.name
+        tier.shelf = self._shelf_for(target)
         return tier
+
+    def _shelf_for(self, target: Target) -> Shelf:
+        if self._guarded is None:
+            assert isinstance(self._store, MemoryStore)
+            return MemoryShelf(self._store)
+        if self._guarded.is_async and not target.is_async:
+            raise InvalidUse(
+                f"{target.name} is synchronous and cannot wait for its cache's asynchronous store"
+            )
+        codec = self.codec
+        if isinstance(codec, MsgspecCodec):
+            codec = codec.for_target(target)
+        return RemoteShelf(
+            self._guarded, codec, self.version, target.name, readable=isinstance(self.key, str)
+        )
 
     def key_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Key | None:
         """Return the key of a call, or None if it has none."""
@@ -124,60 +173,60 @@ class Cached(Tier[Never]):
         return (self._namespace, key)
 
     @property
+    def shares_calls(self) -> bool:
+        """Whether a call may be answered without being made."""
+        return self.fresh_for > 0 or self.negatives.seconds > 0
+
+    @property
     def keeps_at_once(self) -> bool:
         """Whether keeping an answer is so cheap that the fast lane can do it."""
-        return self._memory is not None and self.fresh_for == 0.0
+        return self.shelf is not None and self.shelf.keeps_at_once and not self.shares_calls
 
     def keeper(self) -> Callable[[tuple[Any, ...], Mapping[str, Any], Any, float], bool]:
-        """Return the function that keeps an answer in memory, for the fast lane.
+        """Return the function that keeps an answer, for the fast lane.
 
         All that does not change from call to call is looked up here, once.
         """
-        assert self._memory is not None
+        assert self.shelf is not None
         assert self._key is not None
-        key, put, ttl, namespace = self._key, self._memory.put, self.ttl, self._namespace
+        key, put, ttl, namespace = self._key, self.shelf.put, self.ttl, self._namespace
 
         def keep(
             args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any, _seconds: float
         ) -> bool:
             try:
                 own_key = key(args, kwargs)
+            except Exception as error:
+                report_broken("cache key", error)
+                return True
+            try:
                 if own_key is not None:
                     put(own_key if namespace is None else (namespace, own_key), value, ttl)
             except Exception as error:
-                report_broken("cache key", error)
+                report_broken("cache store", error)
             return True
 
         return keep
 
-    def keep_now(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any) -> None:
-        """Keep an answer in memory."""
-        if self._memory is not None and self._key is not None:
-            self.keeper()(args, kwargs, value, 0.0)
-
     def keep(self, call: Call, value: Any) -> Steps[None]:
         """Keep the answer of `call`."""
-        if self._guarded is None:
-            self.keep_now(call.args, call.kwargs, value)
-            return
         key = self.key_of(call.args, call.kwargs)
-        if key is not None:
-            yield from self._guarded.put(call, key, value, self.ttl)
+        if key is not None and self.shelf is not None:
+            yield from self.shelf.keep(call, key, value, self.ttl)
 
-    def find(self, call: Call, key: Key, oldest: float) -> Steps[Entry | None]:
-        """Return what is stored under `key`, if it is not older than `oldest` seconds."""
-        found: Entry | None
-        if self._guarded is None:
-            assert self._memory is not None
-            found = isolated("cache store", None, self._memory.get, key)
-        else:
-            found = yield from self._guarded.get(call, key)
-        return found if found is not None and found.age <= oldest else None
+    def freshness(self, key: Key) -> float:
+        """Return for how long an answer for `key` is fresh; not the same for all keys.
+
+        What was stored at one time is not called for again at one time.
+        """
+        return self.fresh_for * (1 - self.jitter * (hash(key) % 1024) / 1024)
 
     def answer(self, call: Call, failed: Outcome) -> Steps[Answer]:
         """Serve the stored answer, with its age."""
         key = self.key_of(call.args, call.kwargs)
-        entry = None if key is None else (yield from self.find(call, key, self.ttl))
+        entry: Entry | None = None
+        if key is not None and self.shelf is not None:
+            entry = yield from self.shelf.find(call, key, self.ttl, None)
         now = clock.now()
         if entry is None:
             why = "this call has no stable key" if key is None else "nothing is stored for this key"

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, ParamSpec, TypeVar, cast, final, overload
+from typing import Any, Generic, ParamSpec, TypeVar, final, overload
 
 from resilient.degrade.cached import Cached
 from resilient.degrade.default import Default
 from resilient.degrade.degradations import Degradation, note_degradation
-from resilient.degrade.flights import Flight, carrying
+from resilient.degrade.freshness import Freshness
 from resilient.degrade.tier import Answer, Tier
 from resilient.engine import clock, signals
 from resilient.engine.call import Call, Served
 from resilient.engine.drivers import drive
 from resilient.engine.isolation import isolated
-from resilient.engine.key import Key
-from resilient.engine.limits import Limit, ambient
 from resilient.engine.notes import annotate
 from resilient.engine.outcome import Outcome
-from resilient.engine.steps import Detach, Proceed, Steps, Wait
+from resilient.engine.steps import Proceed, Steps
 from resilient.engine.strategy import Accept, Strategy, Target
-from resilient.errors import CallRejected, CallTimeout, InvalidUse
+from resilient.errors import CallRejected, InvalidUse
 from resilient.strategies.matching import Matches, error_matcher
 
 __all__ = ["Fallback", "WithFallback", "with_fallback"]
@@ -58,7 +56,7 @@ class Fallback(Strategy, Generic[D]):
         self._matches = error_matcher("on", on)
         self._excludes = None if exclude is None else error_matcher("exclude", exclude)
         self._keepers: tuple[Cached, ...] = ()
-        self._fresh: Cached | None = None
+        self._freshness: Freshness | None = None
         self._attached = False
 
     def __repr__(self) -> str:
@@ -83,14 +81,15 @@ class Fallback(Strategy, Generic[D]):
         fallback.tiers = tuple(tier.attach(target) for tier in self.tiers)
         fallback._attached = True
         fallback._keepers = tuple(tier for tier in fallback.tiers if isinstance(tier, Cached))
-        fallback._fresh = next((tier for tier in fallback._keepers if tier.fresh_for), None)
+        shared = next((tier for tier in fallback._keepers if tier.shares_calls), None)
+        fallback._freshness = None if shared is None else Freshness(shared, fallback._proceed)
         Strategy.__init__(fallback)
         return fallback
 
     @property
     def at_rest(self) -> bool:
         """Whether answers come from the call, not from a cache that may be fresh."""
-        return self._fresh is None
+        return self._freshness is None
 
     @property
     def accept(self) -> Accept | None:
@@ -112,8 +111,8 @@ class Fallback(Strategy, Generic[D]):
 
     def steps(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
         """Proceed, and serve a tier if that comes to nothing."""
-        if self._fresh is not None and call.resumed is None:
-            outcome = yield from self._fresh_or_shared(self._fresh, call, proceed)
+        if self._freshness is not None and call.resumed is None:
+            outcome = yield from self._freshness.steps(call, proceed)
         else:
             outcome = yield from self._proceed(call, proceed)
         error = outcome.error
@@ -131,7 +130,8 @@ class Fallback(Strategy, Generic[D]):
 
     def _proceed(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
         outcome = yield from proceed(call)
-        if outcome.error is None:
+        # What a fallback further in has served is no answer of the dependency.
+        if outcome.error is None and call.served is None:
             for tier in self._keepers:
                 yield from tier.keep(call, outcome.value)
         return outcome
@@ -161,59 +161,6 @@ class Fallback(Strategy, Generic[D]):
             age_seconds=age,
             reason=reason,
         )
-
-    # Fresh answers, and one call for all who miss
-
-    def _fresh_or_shared(self, cache: Cached, call: Call, proceed: Proceed) -> Steps[Outcome]:
-        key = cache.key_of(call.args, call.kwargs)
-        if key is None or cache.flights.is_mine(key):
-            return (yield from self._proceed(call, proceed))
-        while True:
-            entry = yield from cache.find(call, key, cache.fresh_for)
-            if entry is not None:
-                now = clock.now()
-                return Outcome(entry.value, None, now, now)
-            flight, waiter, begins = cache.flights.join(key)
-            try:
-                if begins:
-                    carried = self._carried(cache, key, flight, call, proceed)
-                    flight.cancel = yield Detach(carried)
-                if not waiter.woken:
-                    yield Wait(waiter, None if call.limit is None else call.limit.expires)
-            finally:
-                cache.flights.leave(key, flight, waiter)
-            outcome = flight.arrived()
-            if outcome is not None:
-                return outcome
-            if call.limit is not None and call.limit.expired:
-                now = clock.now()
-                return Outcome(None, call.limit.overrun(), call.started, now)
-
-    def _carried(
-        self, cache: Cached, key: Key, flight: Flight, call: Call, proceed: Proceed
-    ) -> Steps[None]:
-        """Make the call for everybody, under nobody's limit where that can be."""
-        outcome: Outcome | None = None
-        token = carrying.set((*carrying.get(), flight))
-        limit, limit_token = call.limit, None
-        shared = copy.copy(call)  # the one who called may leave, and has limits of its own
-        if call.is_async:  # in a task of its own, which those who wait may outlive
-            shared.limit = None
-            limit_token = ambient.set(None)
-        try:
-            outcome = yield from self._proceed(shared, proceed)
-        finally:
-            call.attempts, call.retries = shared.attempts, shared.retries
-            for variable, one in ((carrying, token), (ambient, limit_token)):
-                if one is not None:
-                    cast("Any", variable).reset(one)
-            if outcome is not None and _ended_by(limit, outcome.error) and not call.is_async:
-                outcome = None  # those who wait have more time than the one who called
-            cache.flights.land(key, flight, outcome)
-
-
-def _ended_by(limit: Limit | None, error: Exception | None) -> bool:
-    return limit is not None and isinstance(error, CallTimeout) and error.owner is limit.owner
 
 
 def _add_notes(call: Call, error: Exception, failures: list[tuple[Tier[D], Exception]]) -> None:

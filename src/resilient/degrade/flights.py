@@ -7,11 +7,15 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import final
 
+from resilient.degrade.stores.snapshot import IMMUTABLE, snapshot
+from resilient.engine.isolation import isolated
 from resilient.engine.locks import new_lock
 from resilient.engine.outcome import Outcome
 from resilient.engine.waiting import Waiter
 
 __all__ = ["Flight", "Flights"]
+
+_taking = new_lock()
 
 #: The flights that the current context is carrying out, to which it must not wait.
 carrying: ContextVar[tuple[Flight, ...]] = ContextVar("resilient_flights", default=())
@@ -21,12 +25,15 @@ carrying: ContextVar[tuple[Flight, ...]] = ContextVar("resilient_flights", defau
 class Flight:
     """One call in progress, and those who wait for what it comes to."""
 
-    __slots__ = ("_traceback", "cancel", "landed", "outcome", "waiters")
+    __slots__ = ("_taken", "_traceback", "cancel", "due", "landed", "outcome", "waiters")
 
     def __init__(self) -> None:
         self.waiters: list[Waiter] = []
         self.outcome: Outcome | None = None
         self.landed = False
+        #: Whether what arrived is to be called for again soon.
+        self.due = False
+        self._taken = False
         self.cancel: Callable[[], object] | None = None
         self._traceback: TracebackType | None = None
 
@@ -40,11 +47,23 @@ class Flight:
     def arrived(self) -> Outcome | None:
         """Return what the call came to, for one of those who wait.
 
-        Each has the error as it was raised, without the frames of who had it before.
+        Each has the error as it was raised, without the frames of who had it before, and all but
+        one a copy of a value that can change; what cannot be copied is shared.
         """
-        if self.outcome is not None and self.outcome.error is not None:
-            self.outcome.error.__traceback__ = self._traceback
-        return self.outcome
+        outcome = self.outcome
+        if outcome is None:
+            return None
+        if outcome.error is not None:
+            outcome.error.__traceback__ = self._traceback
+            return outcome
+        if type(outcome.value) in IMMUTABLE:
+            return outcome
+        with _taking:
+            is_first, self._taken = not self._taken, True
+        if is_first:
+            return outcome
+        value = isolated("cache copy", outcome.value, snapshot, outcome.value)
+        return Outcome(value, None, outcome.started, outcome.ended)
 
 
 @final

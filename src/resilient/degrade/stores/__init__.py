@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any, NamedTuple, Protocol
 
 __all__ = ["Entry", "Store"]
@@ -16,10 +15,23 @@ class Entry(NamedTuple):
 
 
 class Store(Protocol):
-    """What a store can do; both methods may be asynchronous, for asynchronous functions."""
+    """Keeps bytes under a name for a while; what a store of your own has to be able to do.
 
-    def get(self, key: Hashable) -> Any:
-        """Return the `Entry` under `key`, or None if there is none."""
+    The library sees to all else: what the bytes mean and whether they are whole, how long a store
+    may take, when it is left alone. Methods that are plain are called on threads of the library's
+    own, several at once; those of a store for asynchronous functions may be `async def`. A store
+    that is unwell raises. An attribute `name` is its label in metrics.
 
-    def put(self, key: Hashable, value: Any, ttl: float) -> Any:
-        """Keep `value` under `key` for at most `ttl` seconds."""
+    Where several processes share a store, `claim(name, token, seconds) -> bool` (take `name` for so
+    long unless somebody has it) and `release(name, token)` (give it back, if it is still under
+    that token) make one call of their misses.
+    """
+
+    def get(self, name: str) -> Any:
+        """Return the bytes under `name`, or None if there are none."""
+
+    def put(self, name: str, data: bytes, ttl: float) -> Any:
+        """Keep `data` under `name` for about `ttl` seconds, in place of what was there."""
+
+    def delete(self, name: str) -> Any:
+        """Forget what is under `name`; harmless if there is nothing."""

@@ -1,26 +1,54 @@
 """A store that may be slow or down, guarded by the library's own strategies.
 
 A cache must not become a dependency: a store that hangs costs its limit for three calls, and is
-then left alone until a probe finds it well again.
+then left alone until a probe in the background finds it well again. Reading and writing have
+breakers of their own: what is full can still be read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any, final
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol, final
 
 from resilient.degrade.stores import Entry, Store
+from resilient.degrade.stores.behind import Done, WriteBehind
+from resilient.degrade.stores.counts import Counts
+from resilient.engine import settings
 from resilient.engine.call import Call
+from resilient.engine.callables import is_async_function
+from resilient.engine.drivers import drive
 from resilient.engine.isolation import report_broken
+from resilient.engine.limits import Limit, tighter
+from resilient.engine.locks import new_lock
 from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import Pipeline
 from resilient.engine.steps import Proceed, Steps
-from resilient.errors import CallRejected
+from resilient.errors import CallRejected, InvalidSetting
 from resilient.strategies.breaker.breaker import CircuitBreaker
+from resilient.strategies.breaker.circuit import CLOSED
 from resilient.strategies.bulkhead import Bulkhead
 from resilient.strategies.timeout import Timeout
 
 __all__ = ["GuardedStore"]
+
+#: The most writes that wait for a store.
+MOST_WAITING = 1_000
+_PROBE_EVERY = 0.5
+_PROBE = "resilient:probe"
+
+
+class Write(Protocol):
+    """What waits to be written."""
+
+    def entry(self) -> Entry | None:
+        """Return what is served meanwhile."""
+        ...
+
+    def write(self) -> Done:
+        """Write it."""
+        ...
 
 
 class _StoreTimeout(Timeout):
@@ -33,31 +61,124 @@ class _StoreTimeout(Timeout):
 
 @final
 class GuardedStore:
-    """The methods of a store as steps, with a limit and a breaker around them."""
+    """The methods of a store as steps, with limits and breakers around them."""
 
     def __init__(self, store: Store, seconds: float) -> None:
-        self._store = store
-        name = f"{type(store).__name__} of a cache"
-        breaker = CircuitBreaker(fail_max=3)
-        limit = _StoreTimeout(seconds, max_abandoned=8)
+        self.store = store
+        self.seconds = seconds
+        self.is_async = is_async_function(store.put)
+        self.name = settings.text("name", getattr(store, "name", type(store).__name__))
+        self.counts = Counts.of(self.name)
+        self._reading = self._guard("reading", partial(store.get, _PROBE))
+        self._writing = self._guard("writing", partial(store.put, _PROBE, b"", 1.0))
+        self.behind: WriteBehind[Write] = WriteBehind(
+            lambda waiting: waiting.write(), partial(self.counts.add, "dropped"), MOST_WAITING
+        )
+        self.counts.watch(self)
+
+    @staticmethod
+    def of(store: Store, seconds: float) -> GuardedStore:
+        """Return the guard of `store`, the same for all caches that share it."""
+        for method in ("get", "put", "delete"):
+            if not callable(getattr(store, method, None)):
+                raise InvalidSetting("store", store, "an object with the methods of a Store")
+        key = (id(store), seconds)
+        with _making:
+            guarded = _guarded.get(key)
+            if guarded is None:
+                guarded = _guarded[key] = GuardedStore(store, seconds)
+            return guarded
+
+    def _guard(self, kind: str, probe: Callable[[], Any]) -> Pipeline:
+        name = f"{self.name} cache, {kind}"
+
+        def well() -> None:
+            probe()
+
+        async def well_async() -> None:
+            await probe()
+
+        breaker = CircuitBreaker(
+            fail_max=3,
+            reset_timeout=30,
+            probe=well_async if self.is_async else well,
+            probe_every=_PROBE_EVERY,
+            probe_timeout=max(self.seconds, _PROBE_EVERY),
+            ramp=False,
+        ).one_of_many(name, {})
+        breaker.transitions = dict.fromkeys(("closed", "open", "half-open"), 0)
+        limit = _StoreTimeout(self.seconds, max_abandoned=8)
         # Fewer at once than there are workers, for which a task cannot wait.
         turns = Bulkhead(limit.max_workers // 2, max_waiting=10_000)
-        self._pipeline = Pipeline(breaker, limit, turns, name=name)
+        return Pipeline(breaker, limit, turns, name=name)
 
-    def get(self, call: Call, key: Hashable) -> Steps[Entry | None]:
-        """Return the entry under `key`, or None if there is none or the store does not answer."""
-        entry = yield from self._ask(call, self._store.get, key)
-        if isinstance(entry, Entry) and isinstance(entry.age, int | float):
-            return entry
-        return None
+    @property
+    def waiting(self) -> int:
+        """How many writes have not reached the store yet."""
+        return len(self.behind)
 
-    def put(self, call: Call, key: Hashable, value: Any, ttl: float) -> Steps[None]:
-        """Store `value`, if the store answers."""
-        yield from self._ask(call, self._store.put, key, value, ttl)
+    @property
+    def lost(self) -> list[str]:
+        """What the store is not asked for at the moment."""
+        pipelines = {"reading": self._reading, "writing": self._writing}
+        return [kind for kind, pipeline in pipelines.items() if _breaker(pipeline) != CLOSED]
 
-    def _ask(self, call: Call, method: Callable[..., Any], *args: Any) -> Steps[Any]:
-        asking = Call(self._pipeline, method, args, {}, is_async=call.is_async)
-        outcome = yield from self._pipeline.steps(asking)
+    def get(self, call: Call, name: str, within: Limit | None = None) -> Steps[Outcome]:
+        """Ask for the bytes under `name`, within the store's limit and `within`."""
+        get = self.store.get
+        if call.is_async:
+            get = getattr(self.store, "get_async", get)
+        return (yield from self._ask(self._reading, call, within, get, name))
+
+    def claim(
+        self, call: Call, name: str, token: str, lease: float, within: Limit
+    ) -> Steps[bool | None]:
+        """Take `name` for `lease` seconds; None where the store does not say whether it could."""
+        claim: Callable[..., Any] | None = getattr(self.store, "claim", None)
+        if claim is None or within.expired:
+            return None
+        outcome = yield from self._ask(self._writing, call, within, claim, name, token, lease)
+        return None if outcome.error is not None else bool(outcome.value)
+
+    def write(self, call: Call, method: Callable[..., Any], *args: Any) -> Steps[Outcome]:
+        """Change what the store holds."""
+        return (yield from self._ask(self._writing, call, None, method, *args))
+
+    def write_now(self, method: Callable[..., Any], *args: Any) -> Done:
+        """Change what the store holds, on this thread."""
+        asking = Call(self._writing, method, args, {}, is_async=False)
+        outcome = drive(self._writing.steps(asking))
+        if isinstance(outcome.error, CallRejected):
+            return Done.LATER
+        if outcome.error is not None:
+            report_broken("cache store", outcome.error)
+            return Done.FAILED
+        return Done.WRITTEN
+
+    def _ask(
+        self,
+        pipeline: Pipeline,
+        call: Call,
+        within: Limit | None,
+        method: Callable[..., Any],
+        *args: Any,
+    ) -> Steps[Outcome]:
+        asking = Call(pipeline, method, args, {}, is_async=call.is_async)
+        if within is not None:
+            asking.limit = tighter(asking.limit, within)
+        outcome = yield from pipeline.steps(asking)
         if outcome.error is not None and not isinstance(outcome.error, CallRejected):
             report_broken("cache store", outcome.error)
-        return outcome.value
+        return outcome
+
+
+def _breaker(pipeline: Pipeline) -> str:
+    breaker = pipeline.strategies[0]
+    assert isinstance(breaker, CircuitBreaker)
+    return breaker.current_state
+
+
+_guarded: weakref.WeakValueDictionary[tuple[int, float], GuardedStore] = (
+    weakref.WeakValueDictionary()
+)
+_making = new_lock()

@@ -2,25 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from itertools import islice
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 from resilient.degrade.stores import Entry
+from resilient.degrade.stores.counts import Counts
+from resilient.degrade.stores.snapshot import IMMUTABLE, snapshot, weight
 from resilient.engine import clock, settings
 from resilient.engine.locks import new_lock
 
 __all__ = ["MemoryStore"]
 
+#: After so many values the store looks at how much memory they take.
+WEIGHED_EVERY = 64
+
+_NOTHING = (None, 0.0, -1.0)
+
+#: The clock's, as a global of this module: storing is part of the fast lane.
+now = clock.now
+
+
+def _follow(now_from_now_on: Callable[[], float]) -> None:
+    global now
+    now = now_from_now_on
+
+
+clock.followers.append(_follow)
+
+
+#: A value, when it was stored, and for how many seconds it may be served.
+Kept: TypeAlias = "tuple[Any, float, float]"
+
 
 @final
 class MemoryStore:
-    """Keeps at most `max_entries` values; those stored longest ago go first.
+    """Keeps values in memory; when there is no room, those stored longest ago go first.
 
-    Values are kept as they are, not copied: treat what a cached function returns as immutable.
+    Values are copied when they are stored and when they are served, so that nobody changes what
+    another one gets. What cannot change (numbers, text, bytes, dates) is not copied.
 
     Arguments:
         max_entries: The most values that are kept; 1 or more.
+        max_bytes: The most memory that they may take, about: it is looked at after every 64 values
+            that are stored; 1 or more.
+        copies: False hands values over as they are: faster for large ones, and right where all
+            who get them treat them as immutable.
+        name: The label of its metrics; stores of one name are counted together.
+
+    Raises:
+        InvalidSetting: If an argument is outside of its range.
 
     Example:
         >>> from resilient import MemoryStore
@@ -31,37 +62,105 @@ class MemoryStore:
         (True, 2)
     """
 
-    __slots__ = ("_entries", "_lock", "max_entries")
+    __slots__ = (
+        "__weakref__",
+        "_bytes",
+        "_counts",
+        "_entries",
+        "_lock",
+        "_puts",
+        "_weights",
+        "copies",
+        "max_bytes",
+        "max_entries",
+        "name",
+    )
 
-    def __init__(self, max_entries: int = 10_000) -> None:
+    def __init__(
+        self,
+        max_entries: int = 10_000,
+        max_bytes: int = 64 * 1024 * 1024,
+        *,
+        copies: bool = True,
+        name: str = "memory",
+    ) -> None:
         self.max_entries = settings.count("max_entries", max_entries)
+        self.max_bytes = settings.count("max_bytes", max_bytes)
+        self.copies = bool(copies)
+        self.name = settings.text("name", name)
         self._lock = new_lock()
         # In the order of storing: each put takes the key out and puts it in again.
-        self._entries: dict[Hashable, tuple[Any, float, float]] = {}
+        self._entries: dict[Hashable, Kept] = {}
+        self._bytes = 0
+        #: The bytes of each entry when they were last counted, and how many have come since.
+        self._weights: dict[Hashable, int] = {}
+        self._puts = 0
+        self._counts = Counts.of(self.name)
+        self._counts.watch(self)
 
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def entries(self) -> int:
+        """How many values there are."""
+        return len(self._entries)
+
+    @property
+    def bytes(self) -> int:
+        """About how much memory the values took when they were last looked at."""
+        return self._bytes
+
     def get(self, key: Hashable) -> Entry | None:
         """Return the value under `key` with its age, or None if there is none or it is too old."""
         found = self._entries.get(key)
-        if found is None:
+        value, stored, ttl = found or _NOTHING
+        age = now() - stored
+        if age > ttl:
+            self._counts.add("miss")
             return None
-        value, stored, ttl = found
-        age = clock.now() - stored
-        return Entry(value, age) if age <= ttl else None
+        self._counts.add("hit")
+        if self.copies and type(value) not in IMMUTABLE:
+            value = snapshot(value)
+        return Entry(value, age)
 
     def put(self, key: Hashable, value: Any, ttl: float) -> None:
         """Keep `value` under `key`, in place of the oldest if there is no room."""
-        entry = (value, clock.now(), ttl)
+        if type(value) not in IMMUTABLE and self.copies:
+            value = snapshot(value)
         entries = self._entries
         # Each of these is atomic; between two of them another thread's entry may come first.
         entries.pop(key, None)
-        entries[key] = entry
-        if len(entries) > self.max_entries:
+        entries[key] = (value, now(), ttl)
+        self._puts = puts = self._puts + 1
+        if puts >= WEIGHED_EVERY or len(entries) > self.max_entries:
             self._make_room()
+
+    def delete(self, key: Hashable) -> None:
+        """Forget the value under `key`; harmless if there is none."""
+        with self._lock:
+            self._entries.pop(key, None)
+            self._bytes -= self._weights.pop(key, 0)
 
     def _make_room(self) -> None:
         with self._lock:
-            for key in list(islice(self._entries, max(0, len(self) - self.max_entries))):
-                self._entries.pop(key, None)
+            self._drop_locked(len(self._entries) - self.max_entries)
+            if self._puts < WEIGHED_EVERY:
+                return
+            # The newest are at the end, those of one key once: a value that is soon replaced is
+            # not weighed for nothing.
+            try:
+                newest = list(islice(reversed(self._entries), self._puts))
+            except RuntimeError:  # another thread stored something just now: at the next value
+                return
+            self._puts = 0
+            for key in newest:
+                self._bytes -= self._weights.pop(key, 0)
+                self._weights[key] = added = weight(self._entries.get(key, _NOTHING)[0])
+                self._bytes += added
+            while self._bytes > self.max_bytes and self._entries:
+                self._drop_locked(1 + len(self._entries) // 16)
+
+    def _drop_locked(self, number: int) -> None:
+        for key in list(islice(self._entries, max(0, number))):
+            self.delete(key)

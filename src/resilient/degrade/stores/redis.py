@@ -1,0 +1,114 @@
+"""A store in Redis or Valkey, shared by processes and hosts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+from resilient.engine import settings
+from resilient.errors import InvalidSetting, InvalidUse
+
+if TYPE_CHECKING:
+    import redis
+
+__all__ = ["RedisStore"]
+
+_SCHEMES = ("redis://", "rediss://", "unix://")
+#: Gives a lease back if it is still this one's: it may have ended, and be somebody else's.
+_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end"
+
+
+@final
+class RedisStore:
+    """Keeps answers in Redis or Valkey, for synchronous and asynchronous functions alike.
+
+    Processes that share it make one call of the misses of one key. Whoever can write there decides
+    what is served: never share it with those whom you do not trust. Of an asynchronous function, it
+    is asked on a thread, so that one object serves any number of event loops.
+
+    Arguments:
+        url: Where it is, such as "redis://localhost:6379/0"; "valkey://" is understood too.
+        namespace: What all names begin with. Services that share a server need one each.
+        lease: Seconds after which another process may make the call of a key, if the one that
+            began it has not ended it: longer than calls take.
+        timeout: Seconds after which a connection that does not answer is given up; the limit of a
+            call is `store_timeout` of `cached`.
+        name: The label of its metrics.
+        options: What redis-py's `Redis.from_url` takes as well, such as `ssl_ca_certs`.
+
+    Raises:
+        InvalidUse: Without redis-py (`pip install "resilient-calls[redis]"`).
+        InvalidSetting: If an argument is outside of its range.
+
+    Example:
+        >>> from resilient import RedisStore, cached
+        >>> shared = RedisStore("redis://localhost:6379/0", namespace="shop")
+        >>> tier = cached(ttl=3600, fresh_for=60, key="rec:{user_id}", store=shared)
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        namespace: str = "resilient",
+        lease: float = 5.0,
+        timeout: float = 1.0,
+        name: str = "redis",
+        **options: Any,
+    ) -> None:
+        try:
+            from redis import Redis
+            from redis.backoff import NoBackoff
+            from redis.exceptions import ConnectionError as Disconnected
+            from redis.retry import Retry
+        except ImportError as missing:
+            raise InvalidUse(
+                'RedisStore needs redis-py: pip install "resilient-calls[redis]"'
+            ) from missing
+        url = settings.text("url", url)
+        known = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
+        if not known.startswith(_SCHEMES):
+            raise InvalidSetting("url", "...", 'an address such as "redis://localhost:6379/0"')
+        self.namespace = settings.text("namespace", namespace)
+        self.lease = settings.seconds("lease", lease, above_zero=True)
+        seconds = settings.seconds("timeout", timeout, above_zero=True)
+        self.name = settings.text("name", name)
+        # One further attempt, at once: a connection of before a restart is dead, and only that.
+        settled = {
+            "socket_timeout": seconds,
+            "socket_connect_timeout": seconds,
+            "retry": Retry(NoBackoff(), 1, supported_errors=(Disconnected,)),
+        }
+        self._client: redis.Redis = Redis.from_url(known, **{**settled, **options})
+
+    def __repr__(self) -> str:
+        return f"RedisStore(namespace={self.namespace!r})"
+
+    def get(self, name: str) -> Any:
+        """Return the bytes under `name`, or None."""
+        return self._client.get(self._key(name))
+
+    def put(self, name: str, data: bytes, ttl: float) -> None:
+        """Keep `data` under `name` for `ttl` seconds."""
+        self._client.set(self._key(name), data, px=max(1, round(ttl * 1000)))
+
+    def delete(self, name: str) -> None:
+        """Forget what is under `name`."""
+        self._client.delete(self._key(name))
+
+    def claim(self, name: str, token: str, seconds: float) -> bool:
+        """Take `name` for at most `seconds`, unless somebody has it."""
+        taken = self._client.set(
+            f"{self._key(name)}:lease", token, nx=True, px=max(1, round(seconds * 1000))
+        )
+        return bool(taken)
+
+    def release(self, name: str, token: str) -> None:
+        """Give `name` back, if it is still taken under `token`."""
+        self._client.eval(_RELEASE, 1, f"{self._key(name)}:lease", token)
+
+    def close(self) -> None:
+        """Close the connections; the next use opens them again."""
+        self._client.close()
+
+    def _key(self, name: str) -> str:
+        return f"{self.namespace}:{name}"

@@ -1,0 +1,296 @@
+"""One cache's part of a store: under which names its answers are there, and in which form."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any, Protocol, final
+
+from resilient.degrade.stores import Entry
+from resilient.degrade.stores.behind import Done
+from resilient.degrade.stores.codec import Codec
+from resilient.degrade.stores.guarded import GuardedStore
+from resilient.degrade.stores.memory import MemoryStore
+from resilient.degrade.stores.naming import name_of
+from resilient.degrade.stores.sealed import Rubbish, opened, sealed, wall
+from resilient.degrade.stores.snapshot import IMMUTABLE, snapshot
+from resilient.engine import clock
+from resilient.engine.call import Call
+from resilient.engine.isolation import isolated, report_broken
+from resilient.engine.key import Key
+from resilient.engine.limits import Limit
+from resilient.engine.outcome import Outcome
+from resilient.engine.steps import Detach, Steps
+
+__all__ = ["MemoryShelf", "RemoteShelf", "Shelf"]
+
+#: What was deleted and is not gone from the store yet: older than anybody takes.
+_GONE = Entry(None, math.inf)
+#: A store forgets an answer up to this part later than its time, not all of them at once.
+_JITTER = 0.1
+_DELETE_ATTEMPTS = 20
+
+
+class Shelf(Protocol):
+    """Where a cache keeps its answers."""
+
+    #: The most that one call asks of it before it is made.
+    seconds: float
+
+    @property
+    def keeps_at_once(self) -> bool:
+        """Whether `put` is all that keeping takes, and waits for nothing."""
+        ...
+
+    @property
+    def put(self) -> Callable[[Key, Any, float], None]:
+        """The function that keeps a value under a key for some seconds."""
+        ...
+
+    def keep(self, call: Call, key: Key, value: Any, ttl: float) -> Steps[None]:
+        """Keep `value`, which `call` came to."""
+        ...
+
+    def at_hand(self, key: Key) -> Entry | None:
+        """Return the entry under `key`, if that takes no time."""
+        ...
+
+    def find(
+        self, call: Call, key: Key, oldest: float, within: Limit | None
+    ) -> Steps[Entry | None]:
+        """Return the entry under `key`, if it is not older than `oldest` seconds."""
+        ...
+
+    def claim(self, call: Call, key: Key, token: str, within: Limit) -> Steps[bool | None]:
+        """Take the call for `key` from all other processes; None where nobody can say."""
+        ...
+
+    def release(self, key: Key, token: str) -> None:
+        """Give the call for `key` back."""
+        ...
+
+    def delete(self, key: Key) -> None:
+        """Forget the entry under `key`."""
+        ...
+
+
+@final
+class MemoryShelf:
+    """Answers in memory."""
+
+    keeps_at_once = True
+    seconds = 0.0
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.put = store.put
+        self.delete = store.delete
+        self._store = store
+
+    def keep(self, call: Call, key: Key, value: Any, ttl: float) -> Steps[None]:
+        """Keep `value`."""
+        yield from ()
+        isolated("cache store", None, self._store.put, key, value, ttl)
+
+    def at_hand(self, key: Key) -> Entry | None:
+        """Return the entry under `key`."""
+        return isolated("cache store", None, self._store.get, key)
+
+    def find(
+        self, call: Call, key: Key, oldest: float, within: Limit | None
+    ) -> Steps[Entry | None]:
+        """Return the entry under `key`, if it is not older than `oldest` seconds."""
+        yield from ()
+        entry = self.at_hand(key)
+        return entry if entry is not None and entry.age <= oldest else None
+
+    def claim(self, call: Call, key: Key, token: str, within: Limit) -> Steps[bool | None]:
+        """Nobody else has access to this memory."""
+        yield from ()
+        return None
+
+    def release(self, key: Key, token: str) -> None:
+        """Nothing was taken."""
+
+
+@final
+class RemoteShelf:
+    """Answers outside of the process: named, sealed, and written behind the call."""
+
+    def __init__(
+        self, guarded: GuardedStore, codec: Codec, version: str, label: str, *, readable: bool
+    ) -> None:
+        self.guarded = guarded
+        self.codec = codec
+        self.version = version
+        self.label = label
+        self.readable = readable
+        self.seconds = guarded.seconds
+        self._scope = (version, codec.name)
+
+    @property
+    def keeps_at_once(self) -> bool:
+        """Whether there is a thread that writes; a store on an event loop has none."""
+        return not self.guarded.is_async
+
+    def name_of(self, key: Key) -> str:
+        """Return the name of the answer for `key`."""
+        return name_of(key, self.version, self.label, readable=self.readable)
+
+    def put(self, key: Key, value: Any, ttl: float) -> None:
+        """Have `value` written soon; as it is now."""
+        if type(value) not in IMMUTABLE:
+            value = snapshot(value)
+        self.guarded.behind.put((self._scope, key), _Answer(self, key, value, ttl))
+
+    def keep(self, call: Call, key: Key, value: Any, ttl: float) -> Steps[None]:
+        """Have `value` written, by the queue or by a task that nobody waits for."""
+        if self.keeps_at_once:
+            isolated("cache store", None, self.put, key, value, ttl)
+            return
+        answer = isolated("cache store", None, _Answer, self, key, snapshot(value), ttl)
+        if answer is not None:
+            yield Detach(answer.steps(call))
+
+    def at_hand(self, key: Key) -> Entry | None:
+        """Return what waits to be written."""
+        waiting = self.guarded.behind.get((self._scope, key))
+        return None if waiting is None else waiting.entry()
+
+    def find(
+        self, call: Call, key: Key, oldest: float, within: Limit | None
+    ) -> Steps[Entry | None]:
+        """Return the entry under `key`, if it is not older than `oldest` seconds."""
+        counts = self.guarded.counts
+        waiting = self.at_hand(key)
+        if waiting is not None and (waiting is _GONE or waiting.age <= oldest):
+            counts.add("miss" if waiting is _GONE else "hit")
+            return None if waiting is _GONE else waiting
+        name = isolated("cache key", None, self.name_of, key)
+        if name is None:
+            return None
+        outcome: Outcome = yield from self.guarded.get(call, name, within)
+        if outcome.error is not None:
+            counts.add("unavailable")
+        elif outcome.value is None:
+            counts.add("miss")
+        else:
+            try:
+                entry = opened(name, self.codec, outcome.value)
+            except Rubbish as error:
+                counts.add("rubbish")
+                report_broken("cache store", error)
+                return None
+            counts.add("hit" if entry.age <= oldest else "miss")
+            return entry if entry.age <= oldest else None
+        return None
+
+    def claim(self, call: Call, key: Key, token: str, within: Limit) -> Steps[bool | None]:
+        """Take the call for `key`, unless another process has it; None where nobody can say."""
+        name = isolated("cache key", None, self.name_of, key)
+        if name is None:
+            return None
+        lease = float(getattr(self.guarded.store, "lease", 5.0))
+        return (yield from self.guarded.claim(call, name, token, lease, within))
+
+    def release(self, key: Key, token: str) -> None:
+        """Give the call for `key` back, after what was stored has been written."""
+        if hasattr(self.guarded.store, "release"):
+            self.guarded.behind.put((self._scope, key, token), _Release(self, key, token))
+
+    def delete(self, key: Key) -> None:
+        """Have the entry deleted soon; nobody in this process is served it from now on."""
+        self.guarded.behind.put((self._scope, key), _Deletion(self, key))
+
+
+class _Waiting:
+    """Something to be done to a store, and what is served until it has been."""
+
+    __slots__ = ("key", "shelf")
+
+    def __init__(self, shelf: RemoteShelf, key: Key) -> None:
+        self.shelf = shelf
+        self.key = key
+
+    def entry(self) -> Entry | None:
+        return None
+
+    def write(self) -> Done:
+        raise NotImplementedError
+
+
+@final
+class _Answer(_Waiting):
+    __slots__ = ("stored", "ttl", "value")
+
+    def __init__(self, shelf: RemoteShelf, key: Key, value: Any, ttl: float) -> None:
+        self.shelf = shelf
+        self.key = key
+        self.value = value
+        self.ttl = ttl
+        self.stored = clock.now()
+
+    def entry(self) -> Entry:
+        return Entry(snapshot(self.value), clock.now() - self.stored)
+
+    def write(self) -> Done:
+        age = clock.now() - self.stored
+        guarded = self.shelf.guarded
+        if age > self.ttl:
+            guarded.counts.add("dropped")
+            return Done.FAILED
+        made = isolated("cache store", None, self._made, age)
+        done = Done.FAILED if made is None else guarded.write_now(guarded.store.put, *made)
+        if done is not Done.LATER:
+            guarded.counts.add("written" if done is Done.WRITTEN else "failed")
+        return done
+
+    def steps(self, call: Call) -> Steps[None]:
+        """Write the answer from a task."""
+        guarded = self.shelf.guarded
+        made = isolated("cache store", None, self._made, 0.0)
+        if made is None:
+            guarded.counts.add("failed")
+            return
+        outcome = yield from guarded.write(call, guarded.store.put, *made)
+        guarded.counts.add("failed" if outcome.error is not None else "written")
+
+    def _made(self, age: float) -> tuple[str, bytes, float]:
+        name = self.shelf.name_of(self.key)
+        data = sealed(name, self.shelf.codec, self.value, wall() - age)
+        return name, data, (self.ttl - age) * (1 + _JITTER * random.random())
+
+
+@final
+class _Deletion(_Waiting):
+    __slots__ = ("attempts",)
+
+    def __init__(self, shelf: RemoteShelf, key: Key) -> None:
+        super().__init__(shelf, key)
+        self.attempts = 0
+
+    def entry(self) -> Entry:
+        return _GONE
+
+    def write(self) -> Done:
+        # Unlike an answer, of which there will be another, this must not be lost.
+        guarded = self.shelf.guarded
+        done = guarded.write_now(guarded.store.delete, self.shelf.name_of(self.key))
+        self.attempts += done is Done.FAILED
+        return Done.LATER if done is Done.FAILED and self.attempts < _DELETE_ATTEMPTS else done
+
+
+@final
+class _Release(_Waiting):
+    __slots__ = ("token",)
+
+    def __init__(self, shelf: RemoteShelf, key: Key, token: str) -> None:
+        super().__init__(shelf, key)
+        self.token = token
+
+    def write(self) -> Done:
+        # Once, whatever comes of it: a lease ends by itself.
+        store: Any = self.shelf.guarded.store
+        name = self.shelf.name_of(self.key)
+        self.shelf.guarded.write_now(store.release, name, self.token)
+        return Done.WRITTEN

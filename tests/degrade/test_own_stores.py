@@ -1,0 +1,250 @@
+"""A store of one's own: what it is asked, and what it can do wrong."""
+
+# What returns Any may be a coroutine, for all that a type checker knows.
+# pyright: reportUnusedCoroutine=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import asyncio
+import json
+import pickle
+from typing import Any
+
+import pytest
+
+from resilient import InvalidUse, cached, degradation_scope, timeout, with_fallback
+from resilient.degrade.stores.counts import Counts
+from resilient.engine.isolation import broken
+from resilient.engine.reported import all_conditions
+from resilient.testing import VirtualTime
+from tests.degrade.own_stores import AsyncShelves, Shelves, Unwell, refuse
+from tests.doubles import Scripted, each
+
+
+def test_it_keeps_bytes_and_the_age_is_known(virtual_time: VirtualTime) -> None:
+    """A store keeps bytes under names; what is served from it tells how old it is."""
+    store = Shelves()
+    guarded = with_fallback(cached(ttl=60, store=store))(Scripted(["answer"], ConnectionError))
+    guarded("u1")
+    assert [type(data) for data in store.kept.values()] == [bytes]
+    virtual_time.advance(42)
+    with degradation_scope() as degraded:
+        assert guarded("u1") == ["answer"]
+    assert [one.age for one in degraded] == pytest.approx([42], abs=0.2)
+
+
+def test_what_is_older_than_its_ttl_is_not_served(virtual_time: VirtualTime) -> None:
+    """A store that forgets nothing changes nothing about the time for which answers are served."""
+    guarded = with_fallback(cached(ttl=60, store=Shelves()), "instead")(
+        Scripted("answer", ConnectionError)
+    )
+    guarded()
+    virtual_time.advance(61)
+    assert guarded() == "instead"
+
+
+def test_an_asynchronous_store_serves_asynchronous_functions(virtual_time: VirtualTime) -> None:
+    """The methods of a store may be coroutine functions."""
+    ask = Scripted("answer", ConnectionError)
+
+    @with_fallback(cached(ttl=60, store=AsyncShelves(lambda: asyncio.sleep(0.01))))
+    async def load() -> Any:
+        return ask()
+
+    async def main() -> list[Any]:
+        first = await load()
+        await asyncio.sleep(1)
+        return [first, await load()]
+
+    assert virtual_time.run(main()) == ["answer", "answer"]
+
+
+def test_an_asynchronous_store_is_refused_for_a_synchronous_function() -> None:
+    """What could never be awaited is told when decorating."""
+    store = AsyncShelves(lambda: asyncio.sleep(0))
+    with pytest.raises(InvalidUse, match="asynchronous store"):
+        with_fallback(cached(ttl=60, store=store))(Scripted("answer"))
+
+
+def test_a_success_does_not_wait_for_an_asynchronous_store(virtual_time: VirtualTime) -> None:
+    """Its writes are tasks that nobody waits for."""
+    store = AsyncShelves(lambda: asyncio.sleep(0.09))
+
+    @with_fallback(cached(ttl=60, store=store))
+    async def load() -> str:
+        return "answer"
+
+    async def main() -> float:
+        began = virtual_time.now()
+        await load()
+        took = virtual_time.now() - began
+        await asyncio.sleep(1)
+        return took
+
+    assert virtual_time.run(main()) == 0
+    assert store.asked["put"] == 1
+
+
+@pytest.mark.parametrize("fresh_for", [0, 10])
+def test_a_store_that_does_not_work_changes_nothing(
+    virtual_time: VirtualTime, fresh_for: float
+) -> None:
+    """Calls go on without the store, and failures go to the next tier."""
+    ask = Scripted(1, 2, 3, ConnectionError)
+    guarded = with_fallback(cached(ttl=60, store=Unwell(refuse), fresh_for=fresh_for), "instead")(
+        lambda number: ask()
+    )
+    assert [guarded(number) for number in (1, 2, 3)] == [1, 2, 3]
+    assert guarded(4) == "instead"
+
+
+def test_a_store_that_fails_is_left_alone_and_used_again_when_it_is_well(
+    virtual_time: VirtualTime,
+) -> None:
+    """Three failures in a row are enough; a probe in the background finds it well within 1 s."""
+    store = Unwell(refuse, name="recovering")
+    ask = Scripted(*["answer"] * 20, ConnectionError)
+    guarded = with_fallback(cached(ttl=600, store=store), "instead")(lambda number: ask())
+    for number in range(20):
+        guarded(number)
+    assert store.asked["put"] == 3
+    conditions = {one.name: one.status for one in all_conditions()}
+    assert conditions["recovering:cache"] == "warn"
+    store.unwell = False
+    virtual_time.advance(1)
+    assert {one.name: one.status for one in all_conditions()}["recovering:cache"] == "pass"
+    # What has waited for it is there: all but the three that failed.
+    assert [guarded(number) for number in range(20)] == ["instead"] * 3 + ["answer"] * 17
+    assert len([name for name in store.kept if name != "resilient:probe"]) == 17
+
+
+def test_what_waits_for_a_store_is_served(virtual_time: VirtualTime) -> None:
+    """An answer that the store has not taken yet is not lost to this process."""
+    store = Unwell(refuse)
+    guarded = with_fallback(cached(ttl=600, store=store), "instead")(
+        Scripted(*range(10), ConnectionError)
+    )
+    for _ in range(10):
+        guarded()
+    assert guarded() == 9
+
+
+def test_a_slow_lookup_costs_its_limit_once(virtual_time: VirtualTime) -> None:
+    """Looking for an answer, claiming the call and storing it cost no more than one limit."""
+
+    class Slow(Shelves):
+        def get(self, name: str) -> Any:
+            virtual_time.sleep(0.3)
+
+        def claim(self, name: str, token: str, seconds: float) -> bool:
+            virtual_time.sleep(0.3)
+            return True
+
+        def release(self, name: str, token: str) -> None:
+            pass
+
+    guarded = with_fallback(cached(ttl=60, fresh_for=10, store=Slow(), store_timeout=0.5))(
+        Scripted("answer")
+    )
+    began = virtual_time.now()
+    assert guarded() == "answer"
+    assert virtual_time.now() - began == pytest.approx(0.5)
+
+
+# What never reaches a caller
+
+
+def answered(store: Shelves, key: str, down: bool = False, **settings: Any) -> Any:
+    """Ask a function anew, as another process would, which fails if it is `down`."""
+
+    @with_fallback(cached(ttl=60, key="user:{user_id}", store=store, **settings), "instead")
+    def load(user_id: str) -> Any:
+        if down:
+            raise ConnectionError
+        return {"user": user_id}
+
+    return load(key)
+
+
+@each(
+    "spoil",
+    {
+        "a pickle": lambda kept: {name: pickle.dumps({"user": "u1"}) for name in kept},
+        "plain JSON": lambda kept: {name: json.dumps({"user": "u1"}).encode() for name in kept},
+        "cut off": lambda kept: {name: data[:-1] for name, data in kept.items()},
+        "cut off in its head": lambda kept: {name: data[:10] for name, data in kept.items()},
+        "empty": lambda kept: dict.fromkeys(kept, b""),
+        "a bit turned": lambda kept: {
+            name: data[:-2] + bytes([data[-2] ^ 1]) + data[-1:] for name, data in kept.items()
+        },
+        "text": lambda kept: dict.fromkeys(kept, "text"),
+    },
+)
+def test_what_is_not_what_was_stored_is_not_served(virtual_time: VirtualTime, spoil: Any) -> None:
+    """What is planted or damaged is a miss, and is counted."""
+    store = Shelves("spoilt")
+    answered(store, "u1")
+    assert answered(store, "u1", down=True) == {"user": "u1"}
+    store.kept = spoil(store.kept)
+    before, reported = Counts.of("spoilt")["rubbish"], broken["cache store"]
+    assert answered(store, "u1", down=True) == "instead"
+    assert Counts.of("spoilt")["rubbish"] == before + 1
+    assert broken["cache store"] == reported + 1
+
+
+def test_another_users_answer_is_not_served(virtual_time: VirtualTime) -> None:
+    """The bytes of one key under the name of another do not open."""
+    store = Shelves()
+    answered(store, "u1")
+    (mine,) = store.kept.values()
+    answered(store, "u2")
+    store.kept = dict.fromkeys(store.kept, mine)
+    assert answered(store, "u2", down=True) == "instead"
+    assert answered(store, "u1", down=True) == {"user": "u1"}
+
+
+def test_an_answer_of_another_version_is_not_served(virtual_time: VirtualTime) -> None:
+    """A new version begins with no answers, and leaves the old ones to the old version."""
+    store = Shelves()
+    answered(store, "u1", version=1)
+    assert answered(store, "u1", down=True, version=2) == "instead"
+    assert answered(store, "u1", down=True, version=1) == {"user": "u1"}
+
+
+def test_an_empty_list_is_a_hit(virtual_time: VirtualTime) -> None:
+    """Only absence is a miss, in a store too."""
+    for answer in ([], None, 0, False, "", {}):
+        guarded = with_fallback(cached(ttl=60, store=Shelves()), "instead")(
+            Scripted(answer, ConnectionError)
+        )
+        assert [guarded(), guarded()] == [answer, answer]
+
+
+def test_what_the_caller_does_to_an_answer_is_not_stored(virtual_time: VirtualTime) -> None:
+    """What is written behind the call is the answer as it was."""
+    store = Unwell(refuse)
+    guarded = with_fallback(cached(ttl=60, store=store))(
+        Scripted(["a"], ["a"], ["a"], ["a"], ConnectionError)
+    )
+    for _ in range(4):
+        guarded().append("mine")
+    guarded().append("mine")
+    assert guarded() == ["a"]
+
+
+def test_a_value_that_json_would_change_is_not_kept(virtual_time: VirtualTime) -> None:
+    """A tuple would come back as a list: it is refused, and the refusal is counted."""
+    store, before = Shelves(), broken["cache store"]
+    for answer in ((1, 2), {1: "a"}, {"a": {1, 2}}, float("nan")):
+        guarded = with_fallback(cached(ttl=60, store=store))(Scripted(answer))
+        guarded()
+    assert store.kept == {}
+    assert broken["cache store"] == before + 4
+
+
+def test_the_answer_of_an_abandoned_call_reaches_the_store(virtual_time: VirtualTime) -> None:
+    """An answer within the time limit is stored through every strategy further in."""
+    store = Shelves()
+    guarded = with_fallback(cached(ttl=60, store=store))(timeout(1)(Scripted("answer")))
+    guarded()
+    assert len(store.kept) == 1
