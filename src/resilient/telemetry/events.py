@@ -67,6 +67,7 @@ EVENTS = {
     "resilient.check_recovered": _event("info", "check critical"),
     "resilient.stall_noticed": _event("error", "watch silent_for_seconds at"),
     "resilient.hook_failed": _event("error", "hook error detail"),
+    "resilient.store_replaced": _event("warning", "store kept_as"),
     "resilient.drain_started": _event("info", "left timeout_seconds"),
     "resilient.drain_ended": _event("info", "left duration_seconds"),
 }
