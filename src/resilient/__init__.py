@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from resilient.degrade.default import Default, default
     from resilient.degrade.degradations import Degradation, degradation_scope, degradations
     from resilient.degrade.failover import Failover, failover
+    from resilient.degrade.failover_to import FailoverTo, failover_to
     from resilient.degrade.fallback import Fallback, with_fallback
     from resilient.degrade.gather import gather_partial
     from resilient.degrade.marked import Marked, marked
@@ -61,6 +62,7 @@ _MODULES = {
     "degrade.default": ("Default", "default"),
     "degrade.degradations": ("Degradation", "degradation_scope", "degradations"),
     "degrade.failover": ("Failover", "failover"),
+    "degrade.failover_to": ("FailoverTo", "failover_to"),
     "degrade.fallback": ("Fallback", "with_fallback"),
     "degrade.gather": ("gather_partial",),
     "degrade.marked": ("Marked", "marked"),
@@ -121,6 +123,7 @@ __all__ = [
     "DuplicateName",
     "Entry",
     "Failover",
+    "FailoverTo",
     "Fallback",
     "InvalidSetting",
     "InvalidUse",
@@ -154,6 +157,7 @@ __all__ = [
     "drain",
     "draining",
     "failover",
+    "failover_to",
     "gather_partial",
     "health",
     "marked",

@@ -8,19 +8,17 @@ from typing import Any, Generic, ParamSpec, TypeVar, final, overload
 
 from resilient.degrade.cached import Cached
 from resilient.degrade.default import Default
-from resilient.degrade.degradations import Degradation, note_degradation
 from resilient.degrade.freshness import Freshness
+from resilient.degrade.served import note_all_failed, note_served
 from resilient.degrade.tier import Answer, Tier
-from resilient.engine import clock, signals
-from resilient.engine.call import Call, Served
+from resilient.engine import clock
+from resilient.engine.call import Call
 from resilient.engine.drivers import drive
-from resilient.engine.isolation import isolated
-from resilient.engine.notes import annotate
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Proceed, Steps
 from resilient.engine.strategy import Accept, Strategy, Target
-from resilient.errors import CallRejected, InvalidUse
-from resilient.strategies.matching import Matches, error_matcher
+from resilient.errors import InvalidUse
+from resilient.strategies.matching import Matches, speaks_for
 
 __all__ = ["Fallback", "WithFallback", "with_fallback"]
 
@@ -53,8 +51,7 @@ class Fallback(Strategy, Generic[D]):
             raise InvalidUse("with_fallback() needs at least one tier, such as cached(ttl=3600)")
         self.tiers = tuple(one if isinstance(one, Tier) else Default(one) for one in tiers)
         self.on = on
-        self._matches = error_matcher("on", on)
-        self._excludes = None if exclude is None else error_matcher("exclude", exclude)
+        self._serves = speaks_for(on, exclude)
         self._keepers: tuple[Cached, ...] = ()
         self._freshness: Freshness | None = None
         self._attached = False
@@ -118,14 +115,14 @@ class Fallback(Strategy, Generic[D]):
         error = outcome.error
         if error is None or not self._serves(error):
             return outcome
-        failures: list[tuple[Tier[D], Exception]] = []
+        failures: list[tuple[str, Exception]] = []
         for tier in self.tiers:
             answer = yield from self._ask(tier, call, outcome)
             if answer.outcome.error is None:
-                self._note(call, tier, answer, error)
+                note_served(call, tier.name, answer.age, type(error).__name__)
                 return Outcome(answer.outcome.value, None, outcome.started, clock.now())
-            failures.append((tier, answer.outcome.error))
-        _add_notes(call, error, failures)
+            failures.append((tier.name, answer.outcome.error))
+        note_all_failed(call, "tier", error, failures)
         return outcome
 
     def _proceed(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
@@ -136,52 +133,11 @@ class Fallback(Strategy, Generic[D]):
                 yield from tier.keep(call, outcome.value)
         return outcome
 
-    def _serves(self, error: Exception) -> bool:
-        """Whether `error` is one for the tiers: rejections are, unless they are excluded."""
-        if self._excludes is not None and isolated("exclude", False, self._excludes, error):
-            return False
-        return isinstance(error, CallRejected) or isolated("on", True, self._matches, error)
-
     def _ask(self, tier: Tier[D], call: Call, failed: Outcome) -> Steps[Answer]:
         try:
             return (yield from tier.answer(call, failed))
         except Exception as error:
             return Answer(Outcome.failed(error, clock.now()))
-
-    def _note(self, call: Call, tier: Tier[D], answer: Answer, error: Exception) -> None:
-        reason = type(error).__name__
-        age = None if answer.age is None else round(answer.age, 3)
-        call.served = Served(tier.name, age, reason)
-        call.pipeline.measures.served(tier.name, answer.age)
-        note_degradation(Degradation(call.name, tier.name, age, reason))
-        signals.emit(
-            "resilient.fallback_served",
-            dependency=call.name,
-            tier=tier.name,
-            age_seconds=age,
-            reason=reason,
-        )
-
-
-def _add_notes(call: Call, error: Exception, failures: list[tuple[Tier[D], Exception]]) -> None:
-    """Say on the call's own error what became of each tier."""
-    begin = f"resilient: {call.name}: tier "
-    notes = [f"{begin}{tier.name} failed as well: {type(why).__name__}" for tier, why in failures]
-    annotate(error, begin, *notes)
-    last = failures[-1][1]
-    if error.__cause__ is None and not _comes_from(last, error):
-        error.__cause__ = last
-
-
-def _comes_from(error: BaseException | None, origin: Exception) -> bool:
-    """Whether `origin` led to `error`: then each would be the other's cause, for ever."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if error is origin:
-            return True
-        seen.add(id(error))
-        error = error.__context__ if error.__cause__ is None else error.__cause__
-    return False
 
 
 @final

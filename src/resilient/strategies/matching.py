@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from resilient.engine import settings
-from resilient.errors import InvalidSetting
+from resilient.engine.isolation import isolated
+from resilient.errors import CallRejected, InvalidSetting
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
     from tenacity.retry import retry_base
 
-__all__ = ["Matches", "error_matcher", "judges_values", "matcher"]
+__all__ = ["Matches", "error_matcher", "judges_values", "matcher", "speaks_for"]
 
 #: What says which errors are meant.
 Matches: TypeAlias = (
@@ -65,6 +66,22 @@ def error_matcher(parameter: str, on: Matches) -> Callable[[Exception], bool]:
         return isinstance(error, BaseExceptionGroup) and all(map(matches, error.exceptions))
 
     return matches
+
+
+def speaks_for(on: Matches, exclude: Matches | None) -> Callable[[Exception], bool]:
+    """Return a function that tells whether an error calls for another answer.
+
+    Rejections do, whatever `on` says, unless they are excluded: they are failures noticed earlier.
+    """
+    matches = error_matcher("on", on)
+    excludes = None if exclude is None else error_matcher("exclude", exclude)
+
+    def speaks(error: Exception) -> bool:
+        if excludes is not None and isolated("exclude", False, excludes, error):
+            return False
+        return isinstance(error, CallRejected) or isolated("on", True, matches, error)
+
+    return speaks
 
 
 def _instance_of(types: tuple[type[BaseException], ...]) -> Callable[[BaseException], bool]:

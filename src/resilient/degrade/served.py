@@ -1,0 +1,55 @@
+"""What is said when something else has served a call, and when nothing could."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resilient.degrade.degradations import Degradation, note_degradation
+from resilient.engine import signals
+from resilient.engine.call import Served
+from resilient.engine.notes import annotate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from resilient.engine.call import Call
+
+__all__ = ["note_all_failed", "note_served"]
+
+
+def note_served(call: Call, tier: str, age: float | None, reason: str) -> None:
+    """Tell everybody who wants to know that `tier` has answered `call`, and why."""
+    rounded = None if age is None else round(age, 3)
+    call.served = Served(tier, rounded, reason)
+    call.pipeline.measures.served(tier, age)
+    note_degradation(Degradation(call.name, tier, rounded, reason))
+    signals.emit(
+        "resilient.fallback_served",
+        dependency=call.name,
+        tier=tier,
+        age_seconds=rounded,
+        reason=reason,
+    )
+
+
+def note_all_failed(
+    call: Call, kind: str, error: Exception, failures: Sequence[tuple[str, Exception]]
+) -> None:
+    """Say on the call's own error what became of each other thing of that kind."""
+    begin = f"resilient: {call.name}: {kind} "
+    notes = [f"{begin}{name} failed as well: {type(why).__name__}" for name, why in failures]
+    annotate(error, begin, *notes)
+    last = failures[-1][1]
+    if error.__cause__ is None and not _comes_from(last, error):
+        error.__cause__ = last
+
+
+def _comes_from(error: BaseException | None, origin: Exception) -> bool:
+    """Whether `origin` led to `error`: then each would be the other's cause, for ever."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if error is origin:
+            return True
+        seen.add(id(error))
+        error = error.__context__ if error.__cause__ is None else error.__cause__
+    return False
