@@ -230,9 +230,11 @@ class FailoverTo(Strategy, Reported):
                 self._prober.start()
             else:
                 self._prober.stop()
-        event = "resilient.failed_over" if one > before else "resilient.failed_back"
-        why = {"reason": reason} if one > before else {}
-        signals.emit(event, dependency=self._label, to=self._names[one], **why)
+        to = self._names[one]
+        if one > before:
+            signals.emit("resilient.failed_over", dependency=self._label, to=to, reason=reason)
+        else:
+            signals.emit("resilient.failed_back", dependency=self._label, to=to)
 
     def _probed(self, outcome: Outcome) -> None:
         if is_well(outcome):

@@ -62,6 +62,8 @@ EVENTS = {
     "resilient.fallback_served": _event(
         "warning", "dependency tier age_seconds reason", "dependency tier reason"
     ),
+    "resilient.failed_over": _event("warning", "dependency to reason"),
+    "resilient.failed_back": _event("info", "dependency to"),
     "resilient.part_missed": _event("warning", "part reason", "part reason"),
     "resilient.check_failed": _event("warning", "check critical error"),
     "resilient.check_recovered": _event("info", "check critical"),
