@@ -325,6 +325,39 @@ except Draining:
     assert process.returncode == 0
 
 
+def test_a_signal_may_come_while_a_line_is_logged() -> None:
+    """Beginning to drain takes no lock that the interrupted thread may hold, and is logged."""
+    program = """
+import os, signal, sys, time
+import structlog
+from resilient import drain
+
+class Interrupted:
+    written = []
+    def write(self, text):
+        self.written.append(text)
+        if "the first line" in text:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+    def flush(self):
+        pass
+
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(Interrupted()))
+signal.signal(signal.SIGTERM, lambda *_: drain(timeout=5))
+structlog.get_logger().info("the first line")
+drain(5).wait()
+end = time.monotonic() + 5
+while "drain_started" not in str(Interrupted.written) and time.monotonic() < end:
+    time.sleep(0.01)
+print("resilient.drain_started" in str(Interrupted.written))
+"""
+    with python(program) as process:
+        try:
+            assert process.communicate(timeout=10)[0] == "True\n"
+        finally:
+            process.kill()
+
+
 def test_a_forked_child_has_nothing_in_flight_and_takes_work() -> None:
     """What the parent is at, and that it is draining, is not the child's business."""
     with unit_of_work():

@@ -203,6 +203,7 @@ def outage(virtual: VirtualTime, said: Said) -> list[Any]:
     virtual.advance(60)
     said.read_pages()
     drain(0)
+    virtual.advance(0)
     call(served)
     said.read_pages()
     said.hear(

@@ -6,12 +6,12 @@ a unit makes are part of it, and go on while the process is draining.
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from contextvars import ContextVar, Token
+from functools import partial, wraps
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast, final
 
@@ -180,14 +180,14 @@ class unit_of_work:  # noqa: N801 - used like contextlib.suppress
             )
         if is_async_function(function):
 
-            @functools.wraps(function)
+            @wraps(function)
             async def within_async(*args: P.args, **kwargs: P.kwargs) -> Any:
                 with unit_of_work():
                     return await cast("Any", function(*args, **kwargs))
 
             return cast("Callable[P, R]", within_async)
 
-        @functools.wraps(function)
+        @wraps(function)
         def within(*args: P.args, **kwargs: P.kwargs) -> R:
             with unit_of_work():
                 return function(*args, **kwargs)
@@ -269,10 +269,14 @@ def drain(timeout: float = 25) -> Drain:
     begun = Drain(settings.seconds("timeout", timeout))
     if not _in_flight.draining:
         _in_flight.draining = True
-        signals.emit(
-            "resilient.drain_started", left=_in_flight.left(), timeout_seconds=begun.timeout
-        )
+        clock.current.later(0, partial(_tell, _in_flight.left(), begun.timeout))
     return begun
+
+
+def _tell(left: int, timeout: float) -> None:
+    # Not where drain() is called: that may be in a signal handler, which may have come in the midst
+    # of a line that is being logged, with the lock of the logger held.
+    signals.emit("resilient.drain_started", left=left, timeout_seconds=timeout)
 
 
 def draining() -> bool:

@@ -97,18 +97,10 @@ def _tell(name: str, fields: Mapping[str, Any]) -> None:
 
 def _for_those_on_call(dependency: str) -> dict[str, Any]:
     """Return what is served while a dependency is down, whose it is, and what to do."""
-    from resilient.degrade.fallback import Fallback
     from resilient.dependency import all_dependencies
-    from resilient.engine.measures import Measures
+    from resilient.telemetry.served import served_instead
 
-    tiers = {
-        tier.name: None
-        for pipeline in Measures.of(dependency).pipelines
-        for strategy in pipeline.strategies
-        if isinstance(strategy, Fallback)
-        for tier in strategy.tiers
-    }
-    known: dict[str, Any] = {"served_instead": ", ".join(tiers) or "nothing"}
+    known: dict[str, Any] = {"served_instead": ", ".join(served_instead(dependency)) or "nothing"}
     for one in all_dependencies():
         if one.name == dependency:
             known |= {"owner": one.owner, "runbook": one.runbook}

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from resilient.degrade.fallback import Fallback
 from resilient.dependency import Dependency, all_dependencies
-from resilient.engine.measures import Measures
 from resilient.strategies.breaker.circuit import CLOSED, OPEN
 from resilient.strategies.breaker.interface import Shown, all_breakers
 from resilient.strategies.breaker.keyed import KeyedCircuitBreaker
 from resilient.strategies.bulkhead import Bulkhead
 from resilient.telemetry.health.details import described
 from resilient.telemetry.health.report import Status
+from resilient.telemetry.served import served_instead
 
 __all__ = ["dependency_checks"]
 
@@ -35,7 +34,7 @@ def dependency_checks() -> dict[str, list[dict[str, Any]]]:
 
 
 def _circuit(name: str, breaker: Shown, dependency: Dependency | None) -> dict[str, Any]:
-    state, failing_for, tiers = breaker.current_state, breaker.failing_since, _tiers(name)
+    state, failing_for, tiers = breaker.current_state, breaker.failing_since, served_instead(name)
     is_vital = dependency is not None and dependency.critical and not tiers
     said: dict[str, Any] = {
         "componentType": "component",
@@ -91,13 +90,3 @@ def _add_for_people(said: dict[str, Any], dependency: Dependency) -> None:
         said["runbook"] = dependency.runbook
     if dependency.rto is not None:
         said["rtoSeconds"] = dependency.rto
-
-
-def _tiers(name: str) -> list[str]:
-    """Return what the functions of a dependency serve instead, in order, each once."""
-    found: dict[str, None] = {}
-    for pipeline in Measures.of(name).pipelines:
-        for strategy in pipeline.strategies:
-            if isinstance(strategy, Fallback):
-                found.update((tier.name, None) for tier in strategy.tiers)
-    return list(found)
