@@ -16,6 +16,8 @@ from resilient.errors import DuplicateName
 __all__ = ["Names"]
 
 T = TypeVar("T")
+#: Where names come from is kept for so many that nobody holds any more, and as many as are held.
+SPARE = 16
 
 
 class Names(Generic[T]):
@@ -44,8 +46,9 @@ class Names(Generic[T]):
                 )
         with self._lock:
             self._named[name] = thing
-            self._origins = {one: self._origins[one] for one in self._named if one in self._origins}
             self._origins[name] = origin
+            if len(self._origins) > 2 * len(self._named) + SPARE:
+                self._origins = {one: self._origins[one] for one in list(self._named)}
 
     def _is_taken(self, name: str, thing: T, origin: tuple[str, int]) -> bool:
         holder = self._named.get(name)
