@@ -12,9 +12,15 @@ __all__ = ["facts"]
 DISTRIBUTIONS = (
     "resilient-calls",
     "tenacity",
+    "stamina",
+    "backoff",
     "pybreaker",
     "circuitbreaker",
-    "stamina",
+    "aiobreaker",
+    "purgatory",
+    "hyx",
+    "interlock-cb",
+    "pyresilience",
     "structlog",
     "prometheus-client",
 )

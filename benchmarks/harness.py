@@ -1,10 +1,11 @@
-"""How it is measured: everything in one process, in turns, many rounds, medians and quartiles.
+"""How calls are measured: in one process, in turns, many rounds, medians and quartiles.
 
-The unit is a wrapper that does nothing, synchronous or asynchronous as the subject is. Each round
-takes a sample of each subject, in a new order, and one of its unit right next to it: machines
-change their speed by half from one moment to the next, and the two see the same moment. What is
-reported is the median of these ratios, with the quartiles for their spread; the ratio of two
-subjects is that of their ratios to the unit, round by round.
+The unit is a wrapper that does nothing, synchronous or asynchronous as the subject is, and called
+by as many threads or tasks. Each round takes a sample of each subject, in a new order, and one of
+its unit right next to it: machines change their speed by half from one moment to the next, and the
+two see the same moment. What is reported is the median of these ratios, with the quartiles for
+their spread; the ratio of two subjects is that of their ratios to the unit, round by round. No
+sample is left out.
 
 A sample is a loop of many thousands of calls, ten to a turn, in code that is compiled for its
 subject alone: CPython specializes code for what it meets, and one loop for all would be specialized
@@ -20,14 +21,16 @@ import asyncio
 import gc
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import repeat
-from statistics import median, quantiles
 from textwrap import indent
 from time import perf_counter
 from typing import Any, final
 
-__all__ = ["ARGUMENT", "Bench", "Spread", "Subject"]
+from benchmarks.crowds import seconds_of_tasks, seconds_of_threads
+from benchmarks.spread import Spread
+
+__all__ = ["ARGUMENT", "Bench", "Subject"]
 
 #: What every subject is called with.
 ARGUMENT = "u1"
@@ -39,41 +42,32 @@ WARM_UP_TURNS = 50
 class Subject:
     """Something to measure: `call(ARGUMENT)`, awaited if it is asynchronous.
 
+    `unit` is the do-nothing wrapper to compare it with, and is None for such a wrapper itself.
     `rejects` is the error that every call is expected to raise, if that is what is measured.
     `counted` tells how many calls the subject has counted by itself, to be compared at the end.
+    `tidy` is called after each sample, outside of the measured time.
+    `crowd` is how many threads, or tasks if it is asynchronous, call at once.
     """
 
     name: str
     call: Callable[..., Any]
+    unit: Subject | None = None
     is_async: bool = False
+    is_ours: bool = False
     rejects: type[Exception] | None = None
     counted: Callable[[], int] | None = None
+    tidy: Callable[[], None] | None = None
+    crowd: int = 1
 
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """The median of some samples, between their quartiles."""
-
-    low: float
-    median: float
-    high: float
-
-    @classmethod
-    def of(cls, samples: Sequence[float]) -> Spread:
-        """Return the spread of `samples`, of which there may be one only."""
-        if len(samples) == 1:
-            return cls(samples[0], samples[0], samples[0])
-        low, _, high = quantiles(samples, n=4, method="inclusive")
-        return cls(low, median(samples), high)
+    def beside(self, name: str, call: Callable[..., Any], **more: Any) -> Subject:
+        """Return a subject of which this one is the unit."""
+        return replace(self, name=name, call=call, unit=self, **more)
 
 
 _BATCH = """
-{prefix}def batch(turns, call, argument, rejected, clock, pause):
-    start = clock()
+{prefix}def batch(turns, call, argument, rejected):
     for _ in turns:
 {statements}
-{ending}
-    return clock() - start
 """
 _RETURNS = "{prefix}call(argument)"
 _RAISES = """\
@@ -93,8 +87,6 @@ def _batch_of(subject: Subject) -> Callable[..., Any]:
     source = _BATCH.format(
         prefix="async " if subject.is_async else "",
         statements=indent("\n".join([statement] * UNROLLED), " " * 8),
-        # What a subject has left for its event loop to do is done within the measured time.
-        ending="    await pause(0)" if subject.is_async else "",
     )
     found: dict[str, Any] = {}
     exec(compile(source, f"<{subject.name}>", "exec"), found)
@@ -115,26 +107,33 @@ class _Stopwatch:
 
     def _seconds(self, turns: int) -> float:
         subject = self._subject
-        taken = self._batch(
-            repeat(None, turns),
-            subject.call,
-            ARGUMENT,
-            subject.rejects,
-            perf_counter,
-            asyncio.sleep,
-        )
-        self.calls += turns * UNROLLED
-        return float(self._loop.run_until_complete(taken) if subject.is_async else taken)
+
+        def batch() -> Any:
+            return self._batch(repeat(None, turns), subject.call, ARGUMENT, subject.rejects)
+
+        if subject.is_async:
+            # What a subject has left for its loop to do is done within the measured time.
+            seconds = self._loop.run_until_complete(seconds_of_tasks(batch, subject.crowd))
+        elif subject.crowd > 1:
+            seconds = seconds_of_threads(batch, subject.crowd)
+        else:
+            started = perf_counter()
+            batch()
+            seconds = perf_counter() - started
+        self.calls += turns * UNROLLED * subject.crowd
+        if subject.tidy is not None:
+            subject.tidy()
+        return seconds
 
     def prepare(self, seconds: float) -> None:
         """Warm up, and find out how many turns take about `seconds`."""
-        self._seconds(WARM_UP_TURNS)
-        taken = self._seconds(WARM_UP_TURNS)
-        self._turns = max(1, round(seconds * WARM_UP_TURNS / taken))
+        turns = max(1, WARM_UP_TURNS // self._subject.crowd)
+        self._seconds(turns)
+        self._turns = max(1, round(seconds * turns / self._seconds(turns)))
 
     def sample(self) -> float:
         """Return the seconds for one call."""
-        return self._seconds(self._turns) / (self._turns * UNROLLED)
+        return self._seconds(self._turns) / (self._turns * UNROLLED * self._subject.crowd)
 
 
 @dataclass(slots=True)
@@ -147,34 +146,28 @@ class Bench:
     samples: dict[str, list[float]] = field(default_factory=dict)
     units: dict[str, list[float]] = field(default_factory=dict)
 
-    def run(
-        self,
-        subjects: Sequence[Subject],
-        *,
-        unit: Subject,
-        unit_async: Subject,
-        rounds: int,
-        sample_seconds: float,
-    ) -> None:
-        """Take `rounds` samples of each subject and of the unit of its colour, in turns."""
+    def run(self, subjects: Sequence[Subject], *, rounds: int, sample_seconds: float) -> None:
+        """Take `rounds` samples of each subject and of its unit, in turns."""
+        names = [subject.name for subject in subjects]
+        assert len(set(names)) == len(names), "two subjects have the same name"
         loop = asyncio.new_event_loop()
         try:
-            units = _Stopwatch(unit, loop), _Stopwatch(unit_async, loop)
-            self._run(subjects, units, rounds, sample_seconds, loop)
+            self._run(subjects, rounds, sample_seconds, loop)
         finally:
             loop.close()
 
     def _run(
         self,
         subjects: Sequence[Subject],
-        units: tuple[_Stopwatch, _Stopwatch],
         rounds: int,
         sample_seconds: float,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         before = {one.name: one.counted() for one in subjects if one.counted is not None}
+        units = {one.name: one for one in (subject.unit or subject for subject in subjects)}
         watches = {subject.name: _Stopwatch(subject, loop) for subject in subjects}
-        for watch in (*units, *watches.values()):
+        unit_watches = {name: _Stopwatch(unit, loop) for name, unit in units.items()}
+        for watch in (*unit_watches.values(), *watches.values()):
             watch.prepare(sample_seconds)
         gc.collect()
         gc.freeze()
@@ -184,7 +177,7 @@ class Bench:
             shuffle(order)
             for subject in order:
                 seconds = watches[subject.name].sample()
-                unit_seconds = units[subject.is_async].sample()
+                unit_seconds = unit_watches[(subject.unit or subject).name].sample()
                 self.samples.setdefault(subject.name, []).append(seconds)
                 self.units.setdefault(subject.name, []).append(seconds / unit_seconds)
         gc.unfreeze()
@@ -202,5 +195,8 @@ class Bench:
         """Return how many calls of the unit, or of another subject, a call takes."""
         if to is None:
             return Spread.of(self.units[name])
-        pairs = zip(self.units[name], self.units[to], strict=True)
-        return Spread.of([one / other for one, other in pairs])
+        return Spread.of_ratios(self.units[name], self.units[to])
+
+    def fastest(self, names: Sequence[str]) -> str:
+        """Return that of `names` whose calls cost least, in their units."""
+        return min(names, key=lambda name: self.times(name).median)

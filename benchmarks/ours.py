@@ -9,9 +9,14 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from resilient import (
+    CircuitBreaker,
+    Dependency,
+    bulkhead,
     cached,
     circuit_breaker,
+    deadline,
     pipeline_of,
+    rate_limit,
     register_metrics,
     retry,
     timeout,
@@ -21,18 +26,26 @@ from resilient import (
 __all__ = [
     "ATTEMPTS",
     "DEFAULT",
+    "FOR_LONG",
     "breaker_alone",
+    "breaker_of",
+    "bulkhead_alone",
+    "cached_alone",
     "cached_stack",
     "counted",
+    "deadline_alone",
+    "dependency",
     "fallback_alone",
     "limited_stack",
     "opened",
     "opened_with_default",
+    "rate_limit_alone",
     "registry",
     "retry_alone",
     "stack",
     "three_attempts",
     "timeout_alone",
+    "tolerant_breaker",
 ]
 
 Function = Callable[..., Any]
@@ -41,6 +54,9 @@ DEFAULT = "something popular"
 ATTEMPTS = 3
 #: Longer than any run: what is open stays open while it is measured.
 FOR_LONG = 3600
+
+#: Of a call that was not cancelled.
+OUTCOMES = ("success", "degraded", "failure", "timeout", "rejected")
 
 registry = CollectorRegistry()
 register_metrics(registry)
@@ -71,14 +87,35 @@ def limited_stack(function: Function) -> Function:
     return with_fallback(DEFAULT)(timeout(5)(retried))
 
 
-def breaker_alone(function: Function) -> Function:
+def breaker_alone(function: Function, window: int = 100) -> Function:
     """Break the circuit by the failure rate of the last 100 calls."""
-    return circuit_breaker(_name(), failure_rate=0.5, window=100)(function)
+    return circuit_breaker(_name(), failure_rate=0.5, window=window)(function)
+
+
+def tolerant_breaker(function: Function, window: int = 100) -> Function:
+    """Stay closed while nine calls of ten fail."""
+    return circuit_breaker(_name(), failure_rate=0.95, window=window)(function)
+
+
+def breaker_of(call: Function) -> CircuitBreaker:
+    """Return the breaker that guards `call`."""
+    return next(one for one in pipeline_of(call).strategies if isinstance(one, CircuitBreaker))
 
 
 def retry_alone(function: Function) -> Function:
     """Try three times."""
     return retry(on=ConnectionError, attempts=ATTEMPTS, wait_initial=0)(function)
+
+
+def dependency(function: Function) -> Function:
+    """Guard by a dependency with everything that is free while all is well."""
+    found = Dependency(
+        _name(),
+        retry=retry(on=ConnectionError, wait_initial=0),
+        breaker=circuit_breaker(failure_rate=0.5, window=100),
+        max_concurrent=20,
+    )
+    return found(function)
 
 
 def fallback_alone(function: Function) -> Function:
@@ -89,6 +126,26 @@ def fallback_alone(function: Function) -> Function:
 def timeout_alone(function: Function, seconds: float = 2) -> Function:
     """Take control back after so many seconds."""
     return timeout(seconds)(function)
+
+
+def cached_alone(function: Function) -> Function:
+    """Keep each answer in memory, for when a call fails."""
+    return with_fallback(cached(ttl=FOR_LONG, key="answer:{key}"))(function)
+
+
+def deadline_alone(function: Function, seconds: float = 2) -> Function:
+    """Let everything within know what time is left."""
+    return deadline(seconds)(function)
+
+
+def bulkhead_alone(function: Function, at_once: int = 20) -> Function:
+    """Let so many calls in at once."""
+    return bulkhead(at_once)(function)
+
+
+def rate_limit_alone(function: Function, limit: int = 10_000_000) -> Function:
+    """Let so many calls in for each second: more than are made, unless told otherwise."""
+    return rate_limit(limit)(function)
 
 
 def opened(function: Function) -> Function:
@@ -109,9 +166,10 @@ def three_attempts(function: Function) -> Function:
 
 def counted(call: Function, *outcomes: str) -> int:
     """Return how many calls the metrics have counted, as a scrape sees them."""
-    name = pipeline_of(call).name
+    labels = {"dependency": pipeline_of(call).name}
     total = 0.0
-    for outcome in outcomes or ("success", "degraded", "failure", "timeout", "rejected"):
-        labels = {"dependency": name, "outcome": outcome}
-        total += registry.get_sample_value("resilient_calls_total", labels) or 0.0
+    for metric in registry.collect():
+        for sample in metric.samples:
+            if sample.name == "resilient_calls_total" and labels.items() <= sample.labels.items():
+                total += sample.value if sample.labels["outcome"] in (outcomes or OUTCOMES) else 0
     return round(total)

@@ -1,43 +1,31 @@
-"""Measure what a guarded call costs: `python benchmarks/run.py [--quick] [--json FILE]`.
+"""Measure what a guarded call costs: `python benchmarks/run.py [--quick] [--write]`.
 
-The exit status is 1 if a bar is not met in the median.
+The exit status is 1 if a bar is missed by far; what is missed is told in any case.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
-from benchmarks.contention import speedups
+from benchmarks.bars import bars
+from benchmarks.charts import draw
 from benchmarks.facts import facts
-from benchmarks.harness import Bench
-from benchmarks.report import Report, report_of
-from benchmarks.rows import BREAKERS, COMPARISONS, sections
-from benchmarks.subjects import UNIT, UNIT_ASYNC, Section
-from benchmarks.table import markdown
+from benchmarks.findings import FULL, QUICK, measured
+from benchmarks.markdown import amount, markdown, page_with
+from benchmarks.quiet import show_nothing
+from benchmarks.report import Bar, Report
+from benchmarks.tables import tables
 
-__all__ = ["main"]
+__all__ = ["PAGE", "PICTURES", "RESULTS", "main"]
 
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How much time is spent."""
-
-    rounds: int
-    sample_seconds: float
-    speedup_rounds: int
-    speedup_calls: int
-
-
-QUICK = Effort(rounds=60, sample_seconds=0.004, speedup_rounds=1, speedup_calls=15)
-FULL = Effort(rounds=300, sample_seconds=0.008, speedup_rounds=5, speedup_calls=25)
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results.json"
+PAGE = ROOT / "docs" / "performance.md"
+PICTURES = ROOT / "docs" / "benchmarks"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,45 +33,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure what a guarded call costs.")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found there too")
-    options = parser.parse_args(arguments)
-    # As in a service that shows nothing below this: events are made, and filtered by structlog.
-    level = structlog.make_filtering_bound_logger(logging.CRITICAL)
-    structlog.configure(wrapper_class=level, cache_logger_on_first_use=True)
-    logging.disable(logging.CRITICAL)
-    report = measured(QUICK if options.quick else FULL)
-    print(markdown(report))
-    if options.json is not None:
-        options.json.write_text(json.dumps(report.as_data(), indent=2) + "\n", encoding="utf-8")
-    for one in report.missed:
-        print(
-            f"\nNot met: {one.row} costs {one.times.median:.2f} times "
-            f"{one.to or 'the do-nothing wrapper'}, and may cost {one.at_most:g} times it",
-            file=sys.stderr,
-        )
-    return 1 if report.missed else 0
-
-
-def measured(effort: Effort) -> Report:
-    """Show that everything does its work, then measure it."""
-    made = sections()
-    _prove(made)
-    bench = Bench()
-    bench.run(
-        [row.subject for section in made for row in section.rows],
-        unit=UNIT,
-        unit_async=UNIT_ASYNC,
-        rounds=effort.rounds,
-        sample_seconds=effort.sample_seconds,
+    parser.add_argument(
+        "--write", action="store_true", help="put it into the documentation, with its charts"
     )
-    through_one = speedups(BREAKERS, rounds=effort.speedup_rounds, calls=effort.speedup_calls)
-    return report_of(bench, made, COMPARISONS, through_one, facts=facts(), rounds=effort.rounds)
+    parser.add_argument(
+        "--render", action="store_true", help="only make the documentation's part of it anew"
+    )
+    options = parser.parse_args(arguments)
+    if options.render:
+        render(Report.from_data(json.loads(RESULTS.read_text(encoding="utf-8"))))
+        return 0
+    show_nothing()
+    effort = QUICK if options.quick else FULL
+    found = measured(effort)
+    report = Report(facts(), effort.rounds, bars(found), tables(found))
+    print(markdown(report))
+    for path in (options.json, RESULTS if options.write else None):
+        if path is not None:
+            path.write_text(json.dumps(report.as_data(), indent=1) + "\n", encoding="utf-8")
+    if options.write:
+        render(report)
+    for bar in report.bars:
+        if not bar.is_met:
+            print(f"Missed: {described(bar)}", file=sys.stderr)
+    return 1 if any(bar.fails for bar in report.bars) else 0
 
 
-def _prove(made: Sequence[Section]) -> None:
-    for section in made:
-        for row in section.rows:
-            for proof in row.proofs:
-                proof()
+def render(report: Report) -> None:
+    """Put the tables and their charts into the documentation."""
+    page = page_with(PAGE.read_text(encoding="utf-8"), report, pictures=PICTURES.name)
+    PAGE.write_text(page, encoding="utf-8")
+    draw(report, PICTURES)
+
+
+def described(bar: Bar) -> str:
+    """Return what was found and what the bar is, in one sentence."""
+    found = amount(bar.found.median, bar.unit)
+    limit = f"at most {amount(bar.at_most, bar.unit)}" if bar.at_most is not None else ""
+    if bar.at_least is not None:
+        limit = f"at least {amount(bar.at_least, bar.unit)}"
+    to = f" next to {bar.to}" if bar.to else ""
+    return f"{bar.row}{to}: {found}, and is to be {limit}{', by far' if bar.fails else ''}"
 
 
 if __name__ == "__main__":

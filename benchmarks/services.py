@@ -6,11 +6,21 @@ import asyncio
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 from benchmarks.harness import ARGUMENT
 
-__all__ = ["Service", "answer", "answer_async", "once", "wrapped", "wrapped_async"]
+__all__ = [
+    "Service",
+    "answer",
+    "answer_async",
+    "answer_later",
+    "once",
+    "renamed",
+    "wrapped",
+    "wrapped_async",
+]
 
 Function = Callable[..., Any]
 
@@ -23,6 +33,20 @@ def answer(key: str) -> str:
 async def answer_async(key: str) -> str:
     """Do nothing, as fast as an asynchronous function can."""
     return key
+
+
+async def answer_later(key: str) -> str:
+    """Let all other tasks have their turn before the answer, so that all are called at once."""
+    await asyncio.sleep(0)
+    return key
+
+
+def renamed(function: Function, name: str) -> Function:
+    """Return `function` anew: without a breaker, calls are counted under a function's name."""
+    assert isinstance(function, FunctionType)
+    copy = FunctionType(function.__code__, function.__globals__, name)
+    copy.__qualname__ = name
+    return copy
 
 
 def wrapped(function: Function) -> Function:
@@ -45,14 +69,18 @@ def wrapped_async(function: Function) -> Function:
 
 @dataclass(slots=True)
 class Service:
-    """Answers, or fails while it `is_down`; counts how often it has been called."""
+    """Answers, or fails while it `is_down`, or every other time if it `is_flaky`.
+
+    It counts how often it has been called.
+    """
 
     is_down: bool = False
+    is_flaky: bool = False
     calls: int = 0
 
     def _serve(self, key: str) -> str:
         self.calls += 1
-        if self.is_down:
+        if self.is_down or (self.is_flaky and self.calls % 2):
             raise ConnectionError("the service is down")
         return key
 

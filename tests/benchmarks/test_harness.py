@@ -1,31 +1,29 @@
-"""The arithmetic of the benchmarks, and that what they measure does its work."""
+"""The arithmetic of the benchmarks."""
 
 from __future__ import annotations
 
-from functools import partial
+import asyncio
+import time
+from dataclasses import replace
 
 import pytest
 
-from benchmarks import ours, proofs
-from benchmarks.contention import seconds_for
-from benchmarks.harness import ARGUMENT, UNROLLED, Bench, Spread, Subject
-from benchmarks.report import Compared, Report, report_of
-from benchmarks.services import Service, answer, answer_async, once, wrapped
-from benchmarks.subjects import UNIT, UNIT_ASYNC, Comparison, Row, Section
-from benchmarks.table import markdown
+from benchmarks.contention import seconds_for, speedups
+from benchmarks.crowds import seconds_of_tasks, seconds_of_threads
+from benchmarks.fresh import seconds_of_statements
+from benchmarks.harness import ARGUMENT, UNROLLED, Bench, Subject
+from benchmarks.services import Service, answer, answer_async, once, renamed, wrapped, wrapped_async
+from benchmarks.spread import Spread
+
+UNIT = Subject("unit", wrapped(answer))
+UNIT_ASYNC = Subject("unit, async", wrapped_async(answer_async), is_async=True)
 
 
 def benched(*subjects: Subject, rounds: int = 2) -> Bench:
     """Return a bench that has measured `subjects` for a moment."""
     bench = Bench()
-    bench.run(subjects, unit=UNIT, unit_async=UNIT_ASYNC, rounds=rounds, sample_seconds=1e-4)
+    bench.run(subjects, rounds=rounds, sample_seconds=1e-4)
     return bench
-
-
-def reported(bench: Bench, *comparisons: Comparison) -> Report:
-    """Return the report on one row, `a`."""
-    section = Section("Success", (Row(Subject("a", answer)),))
-    return report_of(bench, [section], comparisons, [], facts={"Python": "3"}, rounds=3)
 
 
 def test_a_spread_is_the_median_between_the_quartiles() -> None:
@@ -44,11 +42,18 @@ def test_two_subjects_are_compared_round_by_round() -> None:
 
     assert bench.times("a", "b") == Spread(2.0, 2.0, 2.5)
     assert bench.times("a").median == 4.0
+    assert bench.fastest(["a", "b"]) == "b"
+
+
+def test_samples_of_different_rounds_are_not_compared() -> None:
+    """A ratio needs a sample of each in every round, and no sample is dropped for it."""
+    with pytest.raises(ValueError, match="shorter"):
+        Spread.of_ratios([1.0, 2.0], [1.0])
 
 
 def test_each_subject_is_sampled_once_a_round() -> None:
     """There is one sample of a subject, and one ratio to its unit, for each round."""
-    one, other = Subject("one", answer), Subject("other", answer_async, is_async=True)
+    one, other = UNIT.beside("one", answer), UNIT_ASYNC.beside("other", answer_async)
 
     bench = benched(one, other, rounds=3)
 
@@ -57,14 +62,30 @@ def test_each_subject_is_sampled_once_a_round() -> None:
     assert all(seconds > 0 for found in bench.samples.values() for seconds in found)
 
 
-def test_calls_are_made_as_often_as_they_are_divided_by() -> None:
+def test_a_wrapper_that_does_nothing_is_its_own_unit() -> None:
+    """The unit's row says 1, give or take what the machine does."""
+    assert 0.2 < benched(UNIT, rounds=5).times("unit").median < 5
+
+
+def test_two_subjects_of_one_name_are_refused() -> None:
+    """Their samples would be mixed."""
+    with pytest.raises(AssertionError, match="same name"):
+        benched(UNIT, UNIT)
+
+
+@pytest.mark.parametrize("crowd", [1, 3])
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_calls_are_made_as_often_as_they_are_divided_by(is_async: bool, crowd: int) -> None:
     """The number of calls that the subject has counted is compared with those that were made."""
     service = Service()
-    benched(Subject("counted", service.function(), counted=lambda: service.calls))
-    assert service.calls % UNROLLED == 0
+    call = service.function(is_async=is_async)
+    unit = replace(UNIT_ASYNC if is_async else UNIT, crowd=crowd)
+    counted = unit.beside("counted", call, counted=lambda: service.calls)
+    benched(counted)
+    assert service.calls % (UNROLLED * crowd) == 0
 
     with pytest.raises(AssertionError, match="0 counted"):
-        benched(Subject("forgetful", answer, counted=lambda: 0))
+        benched(UNIT.beside("forgetful", answer, counted=lambda: 0))
 
 
 def test_what_is_measured_as_a_rejection_must_reject() -> None:
@@ -86,81 +107,40 @@ def test_rejections_of_either_colour_are_measured() -> None:
     assert set(bench.samples) == {"sync", "async"}
 
 
-def test_a_bar_is_met_up_to_its_value() -> None:
-    """The median decides, and a bar that it just reaches is met."""
-    assert Compared("a", None, Spread(1.0, 4.0, 9.0), at_most=4.0).is_met
-    assert not Compared("a", None, Spread(1.0, 4.01, 9.0), at_most=4.0).is_met
-    assert Compared("a", "b", Spread(1.0, 100.0, 9.0), at_most=None).is_met
+def test_a_subject_is_tidied_after_each_sample() -> None:
+    """What a subject leaves behind is cleared outside of the measured time."""
+    tidied: list[None] = []
+
+    benched(UNIT.beside("messy", answer, tidy=lambda: tidied.append(None)), rounds=4)
+
+    assert len(tidied) == 4 + 2  # the rounds, and the warming up
 
 
-def test_a_report_says_which_bars_are_missed() -> None:
-    """Only comparisons with a bar can be missed."""
-    bench = Bench(samples={"a": [1e-6]}, units={"a": [5.0]})
+def test_threads_are_timed_from_when_all_stand_ready() -> None:
+    """Each thread does the work once, and starting the threads does not count."""
+    done: list[None] = []
 
-    report = reported(bench, Comparison("a", at_most=4.0), Comparison("a", "a"))
+    seconds = seconds_of_threads(lambda: done.append(time.sleep(0.02)), 3)
 
-    assert [one.at_most for one in report.missed] == [4.0]
-
-
-def test_the_table_shows_times_in_the_unit_that_is_read_most_easily() -> None:
-    """Nanoseconds below a microsecond, and as many digits as mean something."""
-    bench = Bench(samples={"a": [349.6e-9]}, units={"a": [3.268]})
-
-    shown = markdown(reported(bench, Comparison("a", at_most=3.0)))
-
-    assert "| a | 350 ns | 3.27 (3.27 to 3.27) |" in shown
-    assert "| a | do-nothing wrapper | 3.27 (3.27 to 3.27) | at most 3: NOT met |" in shown
+    assert len(done) == 3
+    assert 0.019 < seconds < 0.5
 
 
-def test_the_report_can_be_stored_as_plain_values() -> None:
-    """What is written as JSON holds every sample's spread under its name."""
-    stored = reported(Bench(samples={"a": [1e-6]}, units={"a": [5.0]})).as_data()
-
-    assert stored["tables"][0]["lines"][0]["times"] == {"low": 5.0, "median": 5.0, "high": 5.0}
-
-
-@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-@pytest.mark.parametrize("make", [ours.stack, ours.limited_stack])
-def test_the_stacks_do_their_work(make: proofs.Make, is_async: bool) -> None:
-    """They break, retry, serve and count, before anybody asks how fast they are."""
-    proofs.breaks(make, is_async=is_async)
-    proofs.retries(make, is_async=is_async)
-    proofs.serves_default(make, is_async=is_async)
-    proofs.counts_every_call(make, is_async=is_async)
+def test_an_error_in_a_thread_ends_the_run() -> None:
+    """Work that fails on a thread is not taken for fast work."""
+    with pytest.raises(ConnectionError):
+        seconds_of_threads(Service(is_down=True).function().__get__(ARGUMENT), 2)
 
 
-def test_the_strategies_alone_do_their_work() -> None:
-    """Each row of one strategy is one of that strategy."""
-    proofs.breaks(ours.breaker_alone)
-    proofs.retries(ours.retry_alone)
-    proofs.retries(ours.three_attempts)
-    proofs.serves_default(ours.fallback_alone)
-    proofs.keeps_answers(ours.cached_stack)
-    proofs.limits(ours.timeout_alone)
-    proofs.limits(ours.timeout_alone, is_async=True)
+async def test_tasks_do_the_work_once_each() -> None:
+    """As many tasks as are asked for have done the work when the time is taken."""
+    done: list[None] = []
 
+    async def work() -> None:
+        done.append(await asyncio.sleep(0))
 
-def test_an_open_circuit_answers_without_a_call() -> None:
-    """What is measured as a rejection is one, with and without a default."""
-    service, other = Service(), Service()
-    proofs.rejects(ours.opened(service.function()), service, "CircuitOpen")
-    proofs.rejects(ours.opened_with_default(other.function()), other, ours.DEFAULT)
-
-
-@pytest.mark.parametrize(
-    "proof",
-    [
-        proofs.breaks,
-        proofs.retries,
-        proofs.serves_default,
-        proofs.keeps_answers,
-        partial(proofs.limits, is_async=False),
-    ],
-)
-def test_what_does_nothing_passes_no_proof(proof: proofs.Proof) -> None:
-    """A wrapper that does nothing is not taken for a strategy."""
-    with pytest.raises((AssertionError, ConnectionError)):
-        proof(lambda function, *_: wrapped(function))
+    assert await seconds_of_tasks(work, 3) > 0
+    assert len(done) == 3
 
 
 def test_the_calls_of_all_threads_are_made() -> None:
@@ -172,11 +152,46 @@ def test_the_calls_of_all_threads_are_made() -> None:
     assert service.calls == 15
 
 
+def test_a_breaker_that_makes_threads_wait_has_no_speedup() -> None:
+    """Eight threads through nothing are about eight times as fast as one."""
+    [times] = speedups({"nothing": wrapped}, rounds=1, calls=1).values()
+
+    assert len(times) == 1
+    assert times[0] > 2
+
+
+def test_statements_are_timed_in_processes_of_their_own() -> None:
+    """There is one figure for each round, of the statement alone."""
+    slow = "import time; time.sleep(0.05)"
+
+    found = seconds_of_statements({"statement": "pass"}, rounds=1, setup=slow)
+
+    assert len(found["statement"]) == 1
+    assert 0 <= found["statement"][0] < 0.04
+
+
+def test_a_statement_that_fails_ends_the_run() -> None:
+    """An import that does not work is not taken for a fast one."""
+    with pytest.raises(Exception, match="non-zero exit status"):
+        seconds_of_statements({"wrong": "import no_such_module_anywhere"}, rounds=1)
+
+
+def test_a_function_is_renamed_without_a_change_of_what_it_does() -> None:
+    """A copy counts under its own name, and the original keeps its own."""
+    copy = renamed(answer, "copy")
+
+    assert (copy(ARGUMENT), copy.__qualname__, answer.__qualname__) == (ARGUMENT, "copy", "answer")
+
+
 def test_a_service_fails_only_while_it_is_down() -> None:
-    """What is called can be told to fail, and counts its calls."""
+    """What is called can be told to fail, always or every other time, and counts its calls."""
     service = Service()
     assert once(service.function(is_async=True)) == ARGUMENT
     service.is_down = True
     with pytest.raises(ConnectionError):
         once(service.function())
-    assert service.calls == 2
+    service.is_down, service.is_flaky = False, True
+    with pytest.raises(ConnectionError):
+        once(service.function())
+    assert once(service.function()) == ARGUMENT
+    assert service.calls == 4

@@ -1,0 +1,1 @@
+"""What of other libraries is measured, made as their documentation has it."""
