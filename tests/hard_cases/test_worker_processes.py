@@ -243,6 +243,67 @@ def test_what_is_gone_counts_on_and_has_no_state(tmp_path: Path) -> None:
     assert [page["resilient_rows",] for page in pages] == [17] * 4
 
 
+BESIDE = """
+import os, threading
+from resilient import circuit_breaker, register_metrics
+from resilient.engine.reported import Reading, Reported
+from resilient.telemetry.metrics import exposition
+
+class Nosy(Reported):
+    def readings(self):
+        exposition()  # comes back to the one who asks
+        return [Reading("nosy", "Asked", "gauge", {}, 1)]
+
+nosy = Nosy()
+nosy.report()
+register_metrics(publish_every=0.01)
+ask = circuit_breaker("upstream", fail_max=9)(lambda: "answer")
+
+def call():
+    for _ in range(500):
+        ask()
+
+callers = [threading.Thread(target=call) for _ in range(4)]
+for caller in callers:
+    caller.start()
+pages = [exposition()[0].decode() for _ in range(20)]
+for _ in range(10):
+    if os.fork() == 0:
+        ask()
+        exposition()
+        os._exit(0)
+    os.wait()
+for caller in callers:
+    caller.join()
+pages.append(exposition()[0].decode())
+print("# END\\n".join(pages))
+"""
+
+
+def test_pages_forks_and_calls_at_the_same_time_agree(tmp_path: Path) -> None:
+    """Sums never fall, and are exact in the end, whoever writes, reads and forks meanwhile."""
+    pages = [samples(page) for page in run(BESIDE, tmp_path).split("# END\n")]
+    counts = [page[CALLS] for page in pages]
+    assert counts == sorted(counts)
+    assert counts[-1] == 4 * 500 + 10
+    assert pages[-1]["resilient_nosy",] == 1
+
+
+def test_a_page_can_be_read_where_nothing_can_be_locked(tmp_path: Path) -> None:
+    """A directory that this process may only read is read, without forgetting who has ended."""
+    Path(tmp_path, "resilient.lock").mkdir()
+    program = """
+from resilient import circuit_breaker, register_metrics
+from resilient.telemetry.metrics import exposition
+register_metrics()
+upstream = circuit_breaker("upstream", fail_max=9)
+upstream.call(lambda: "answer")
+print(exposition()[0].decode())
+"""
+    pages = [samples(run(program, tmp_path)) for _ in range(2)]
+    assert [page[CALLS] for page in pages] == [1, 2]
+
+
 def is_running(pid: str) -> bool:
     return Path("/proc", pid).exists()
 

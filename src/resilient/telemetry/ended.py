@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ _COUNTING = ("counter", "histogram", "summary")
 
 @contextmanager
 def reading(path: str) -> Generator[None]:
-    """Keep the files as they are while a page is made from them."""
-    with _lock(path):
+    """Keep the files as they are while a page is made from them, if this process may do so."""
+    with ExitStack() as held:
+        with suppress(OSError):
+            held.enter_context(_lock(path))
         yield
 
 

@@ -12,7 +12,7 @@ import atexit
 import os
 import threading
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, final
 
 from prometheus_client import CollectorRegistry, values
@@ -37,6 +37,8 @@ __all__ = ["Publisher", "are_many", "of_all", "publisher"]
 EVERY = 5.0
 #: Seconds until the first one, by which a parent of workers has forked them.
 FIRST = 1.0
+#: Seconds to wait for another thread that is writing.
+PATIENCE = 5.0
 
 #: What is absent when it is gone, and not only because it could not be read for once.
 _COUNTED = frozenset(family.name for family in Counted().all())
@@ -60,7 +62,8 @@ def of_all() -> Generator[CollectorRegistry]:
     """Yield a registry of what all processes count, this one until now."""
     publisher.publish()
     path = folder() or ""
-    ended.forget_ended(path)
+    with suppress(OSError):  # whoever may only read the files forgets nobody
+        ended.forget_ended(path)
     with ended.reading(path):
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path)  # type: ignore[no-untyped-call]
@@ -73,6 +76,8 @@ class Publisher:
 
     def __init__(self) -> None:
         self._lock = new_lock()
+        self._writing = False
+        self._held = False
         self._every = EVERY
         self._thread: threading.Thread | None = None
         #: What of each series is in the files, or is not this process's own.
@@ -122,10 +127,20 @@ class Publisher:
             isolated("metrics", None, self._publish)
 
     def _publish(self) -> None:
-        with self._lock:
-            families = all_families()
-            self._write_counts_locked(families)
-            self._write_gauges_locked(families)
+        # Held while reading, or what was read first might be written last. Reading may run code of
+        # the user's (a listener of a circuit, a part that reports itself), which may wait for
+        # somebody who waits here, or come here itself: so nobody waits for ever.
+        if not self._lock.acquire(timeout=PATIENCE):
+            return
+        try:
+            if not self._writing:
+                self._writing = True
+                families = all_families()
+                self._write_counts_locked(families)
+                self._write_gauges_locked(families)
+        finally:
+            self._writing = False
+            self._lock.release()
 
     def _write_counts_locked(self, families: list[Family]) -> None:
         there = {(one.name, labels) for one in families for labels in one.series}
@@ -133,11 +148,10 @@ class Publisher:
             del self._told[series]  # should it come back, it begins at zero
         for family in families:
             if family.kind != "gauge":
-                for labels, value in family.series.items():
-                    self._count_locked(family, labels, value)
+                isolated("metrics", None, self._count_locked, family)
 
     def _write_gauges_locked(self, families: list[Family]) -> None:
-        # A parent that only forks has the same circuits as its children, and calls nobody.
+        # A parent that only forks has the circuits of its children, and has never called anybody.
         hidden = self._has_forked and not self._has_counted
         gauges = [one for one in families if one.kind == "gauge" and not hidden]
         shown = {(one.name, labels) for one in gauges for labels in one.series}
@@ -148,19 +162,20 @@ class Publisher:
                 self._cells_of(family, labels, value)[0].set(value)
         self._gauges = shown
 
-    def _count_locked(self, family: Family, labels: tuple[str, ...], value: Any) -> None:
-        series, numbers = (family.name, labels), _numbers(value)
-        told = self._told.get(series)
-        if told == numbers:
-            return
-        cells = self._cells_of(family, labels, value)
-        if told is None or any(new < old for new, old in zip(numbers, told, strict=True)):
-            told = (0,) * len(numbers)  # it has begun anew
-        for cell, new, old in zip(cells, numbers, told, strict=True):
-            if new != old:
-                cell.inc(new - old)
-                self._has_counted = True
-        self._told[series] = numbers
+    def _count_locked(self, family: Family) -> None:
+        for labels, value in family.series.items():
+            series, numbers = (family.name, labels), _numbers(value)
+            told = self._told.get(series)
+            if told == numbers:
+                continue
+            cells = self._cells_of(family, labels, value)
+            if told is None or any(new < old for new, old in zip(numbers, told, strict=True)):
+                told = (0,) * len(numbers)  # it has begun anew
+            for cell, new, old in zip(cells, numbers, told, strict=True):
+                if new != old:
+                    cell.inc(new - old)
+                    self._has_counted = True
+            self._told[series] = numbers
 
     def _cells_of(self, family: Family, labels: tuple[str, ...], value: Any) -> list[Any]:
         """Return the places in the files for one series."""
@@ -173,17 +188,19 @@ class Publisher:
 
     def _before_fork(self) -> None:
         # Held until the fork is over, for the sake of prometheus-client's lock further in.
-        self._lock.acquire()
-        isolated("metrics", None, lambda: self._write_counts_locked(all_families()))
+        self._held = self._lock.acquire(timeout=PATIENCE)
+        if self._held and not self._writing:
+            isolated("metrics", None, lambda: self._write_counts_locked(all_families()))
 
     def _after_fork_in_parent(self) -> None:
-        self._has_forked, self._has_counted = True, False
-        self._lock.release()
+        self._has_forked = True
+        if self._held:
+            self._lock.release()
 
     def _after_fork_in_child(self) -> None:
         # What has been counted until now is the parent's, and so is what its other threads have
-        # counted since it was written.
-        self._has_forked = self._has_counted = False
+        # counted since it was written. The lock is free, as all of ours are after a fork.
+        self._has_forked = self._has_counted = self._writing = False
         self._gauges = set()
         self._told |= _counts(isolated("metrics", [], counted_families))
         self._begin_locked()
