@@ -45,7 +45,13 @@ if TYPE_CHECKING:
         UnstableKey,
         WorkersSaturated,
     )
+    from resilient.serving.asgi import asgi_app
+    from resilient.serving.asgi_middleware import ASGIMiddleware
+    from resilient.serving.deadlines import deadline_headers
     from resilient.serving.server import serve
+    from resilient.serving.termination import drain_on_sigterm
+    from resilient.serving.wsgi import wsgi_app
+    from resilient.serving.wsgi_middleware import WSGIMiddleware
     from resilient.strategies.breaker.breaker import CircuitBreaker, circuit_breaker
     from resilient.strategies.breaker.rejection import CircuitOpen
     from resilient.strategies.bulkhead import Bulkhead, bulkhead
@@ -93,7 +99,13 @@ _MODULES = {
         "UnstableKey",
         "WorkersSaturated",
     ),
+    "serving.asgi": ("asgi_app",),
+    "serving.asgi_middleware": ("ASGIMiddleware",),
+    "serving.deadlines": ("deadline_headers",),
     "serving.server": ("serve",),
+    "serving.termination": ("drain_on_sigterm",),
+    "serving.wsgi": ("wsgi_app",),
+    "serving.wsgi_middleware": ("WSGIMiddleware",),
     "strategies.breaker.breaker": ("CircuitBreaker", "circuit_breaker"),
     "strategies.breaker.rejection": ("CircuitOpen",),
     "strategies.bulkhead": ("Bulkhead", "bulkhead"),
@@ -106,6 +118,7 @@ _MODULES = {
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "ASGIMiddleware",
     "Bulkhead",
     "BulkheadFull",
     "Cached",
@@ -145,16 +158,20 @@ __all__ = [
     "Store",
     "Timeout",
     "UnstableKey",
+    "WSGIMiddleware",
     "WorkersSaturated",
     "__version__",
+    "asgi_app",
     "bulkhead",
     "cached",
     "circuit_breaker",
     "deadline",
+    "deadline_headers",
     "default",
     "degradation_scope",
     "degradations",
     "drain",
+    "drain_on_sigterm",
     "draining",
     "failover",
     "failover_to",
@@ -173,6 +190,7 @@ __all__ = [
     "unit_of_work",
     "unsubscribe",
     "with_fallback",
+    "wsgi_app",
 ]
 
 

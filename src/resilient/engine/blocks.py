@@ -131,7 +131,8 @@ def _limited(strategy: Strategy, *, is_async: bool) -> Block | None:
     if seconds is None:
         return None
     strategy.as_block(is_async=is_async)
-    limit = Limit(clock.now() + seconds, seconds, calling_place(), strategy)
+    name = strategy.label or calling_place()
+    limit = Limit(clock.now() + seconds, seconds, name, strategy)
     return _entering(Block(strategy, None, tighter(current_limit(), limit)))
 
 

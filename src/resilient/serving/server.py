@@ -7,11 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, final
 
 from prometheus_client import REGISTRY
-from prometheus_client.exposition import choose_encoder
 
 from resilient.engine import settings
 from resilient.errors import InvalidSetting
-from resilient.telemetry import health
+from resilient.serving.pages import page
 from resilient.telemetry.metrics import register_metrics
 
 if TYPE_CHECKING:
@@ -94,30 +93,15 @@ class _Pages(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer one of the pages."""
         path, _, query = self.path.partition("?")
-        try:
-            status, kind, body = self._page(path, query)
-        except Exception as error:
-            status, kind = 500, "text/plain; charset=utf-8"
-            body = f"{type(error).__name__}\n".encode()
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
+        accept = self.headers.get("Accept", "")
+        answer = page(self.command, path, query, accept, self.metrics)
+        self.send_response(answer.status)
+        for name, value in answer.headers:
+            self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        self.wfile.write(answer.body)
 
-    do_HEAD = do_GET  # noqa: N815 - the name that the server looks for
-
-    def _page(self, path: str, query: str) -> tuple[int, str, bytes]:
-        if path == "/metrics":
-            encode, kind = choose_encoder(self.headers.get("Accept", ""))
-            return 200, kind, encode(self.metrics)
-        found = health.page(path, query)
-        if found is not None:
-            return found
-        pages = "\n".join(("/metrics", *health.PATHS))
-        return 404, "text/plain; charset=utf-8", f"{pages}\n".encode()
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the server's names
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Log nothing: a probe every second is no event."""
