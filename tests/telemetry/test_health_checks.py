@@ -344,6 +344,18 @@ def test_what_is_no_check_is_told(name: str, function: Any) -> None:
         health.check(name, function)
 
 
+def test_what_needs_arguments_is_no_check() -> None:
+    """That is told when it is added, rather than by a check that is red for ever."""
+
+    @health.check("without arguments")
+    def ping(retries: int = 3, **options: int) -> None: ...
+
+    with pytest.raises(InvalidUse, match="'with arguments' is called without arguments"):
+
+        @health.check("with arguments")
+        def query(statement: str) -> None: ...
+
+
 # What is told
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar, final, overload
 
 from resilient.engine import clock, settings, signals
+from resilient.engine.callables import plain_name
 from resilient.engine.locks import new_lock
 from resilient.engine.names import Names
 from resilient.engine.outcome import Outcome
@@ -79,6 +81,7 @@ def check(
     Raises:
         DuplicateName: If there is a check of that name.
         InvalidSetting: If an argument is outside of its range.
+        InvalidUse: If `function` needs arguments.
 
     Example:
         >>> from resilient import health
@@ -151,6 +154,11 @@ class _Check:
         self._begun = False
         self._beginning = new_lock()
         checked = settings.function("function", function)
+        if not _needs_nothing(checked):
+            raise InvalidUse(
+                f"the health check {name!r} is called without arguments, and "
+                f"{plain_name(checked)} needs some"
+            )
         self._prober = Prober(f"check {name}", checked, every, timeout, self._came_to)
         self._prober.note_loop()
 
@@ -213,6 +221,16 @@ class _Check:
         no: Status = "fail" if self._critical else "warn"
         status: Status = "pass" if self._passes(result) else no
         return Condition(f"{self.name}:check", status, details)
+
+
+def _needs_nothing(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return False
+    except ValueError:  # one written in C does not tell
+        return True
+    return True
 
 
 @final
