@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -20,6 +22,7 @@ from resilient import (
     health,
     retry,
 )
+from resilient.engine.measures import all_measures
 from resilient.engine.reported import Condition, Reported
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted, each
@@ -272,6 +275,33 @@ def test_a_hundred_dependencies_are_answered_for_in_a_millisecond() -> None:
     for number in range(10):
         health.remove(f"of ten: {number}")
     assert min(took) < 0.001
+
+
+def test_pages_can_be_asked_for_while_dependencies_are_made() -> None:
+    """A service that starts, or makes a dependency for each tenant, is asked all the time."""
+    done, failed = threading.Event(), list[Exception]()
+
+    def ask() -> None:
+        while not done.is_set():
+            try:
+                health.ready()
+                all_measures()
+            except Exception as error:
+                failed.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    end = time.monotonic() + 0.4
+    number = 0
+    while time.monotonic() < end and not failed:
+        number += 1
+        Dependency(f"made meanwhile: {number}", breaker=circuit_breaker())
+    done.set()
+    asking.join()
+    sys.setswitchinterval(interval)
+    assert failed == []
 
 
 def test_asking_calls_nobody(virtual_time: VirtualTime) -> None:

@@ -188,7 +188,9 @@ _registry_lock = new_lock()
 
 def all_measures() -> list[Measures]:
     """Return the measures of everything that is guarded now, ordered by name, settled."""
-    found = sorted(_registry.values(), key=lambda measures: measures.name)
+    with _registry_lock:  # others may be made meanwhile
+        found = list(_registry.values())
+    found.sort(key=lambda measures: measures.name)
     for measures in found:
         measures.settle()
     return found

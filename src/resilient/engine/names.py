@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 from resilient.engine.callables import outer_frame
@@ -65,7 +66,9 @@ class Names(Generic[T]):
 
     def all(self) -> list[T]:
         """Return what has a name, ordered by it."""
-        return [thing for _, thing in sorted(self._named.items())]
+        with self._lock:  # others may give names meanwhile
+            named = list(self._named.items())
+        return [thing for _, thing in sorted(named, key=itemgetter(0))]
 
     def get(self, name: str) -> T | None:
         """Return what has `name`, or None."""
