@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from resilient.strategies.timeout import Deadline, Timeout, deadline, timeout
     from resilient.telemetry import health
     from resilient.telemetry.metrics import register_metrics
+    from resilient.telemetry.observing import Observe, observe
 
 _MODULES = {
     "_version": ("__version__",),
@@ -114,6 +115,7 @@ _MODULES = {
     "strategies.retrying": ("Retrying", "retrying"),
     "strategies.timeout": ("Deadline", "Timeout", "deadline", "timeout"),
     "telemetry.metrics": ("register_metrics",),
+    "telemetry.observing": ("Observe", "observe"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -145,6 +147,7 @@ __all__ = [
     "MemoryStore",
     "MsgspecCodec",
     "NothingToServe",
+    "Observe",
     "Partial",
     "Pipeline",
     "RateLimit",
@@ -178,6 +181,7 @@ __all__ = [
     "gather_partial",
     "health",
     "marked",
+    "observe",
     "pipeline_of",
     "rate_limit",
     "register_metrics",

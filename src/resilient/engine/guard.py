@@ -123,7 +123,7 @@ def _plain(function: Function, *, is_async: bool) -> Function:
 
 
 def pipeline_of(function: Callable[..., Any]) -> Pipeline:
-    """Return what guards `function`, in order, outermost first.
+    """Return what guards `function`, in order, outermost first; also beneath other decorators.
 
     Raises:
         InvalidUse: If nothing does.
@@ -136,7 +136,9 @@ def pipeline_of(function: Callable[..., Any]) -> Pipeline:
         >>> [type(strategy).__name__ for strategy in pipeline_of(fetch).strategies]
         ['Retry', 'Timeout']
     """
-    known = _known(getattr(function, "__func__", function))
+    inner: Any = getattr(function, "__func__", function)
+    while (known := _known(inner)) is None and hasattr(inner, "__wrapped__"):
+        inner = inner.__wrapped__
     if known is None:
         raise InvalidUse(f"{plain_name(function)} is not guarded")
     return known.pipeline

@@ -23,6 +23,7 @@ from resilient.engine.measures import Measures
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Attempt, Proceed, Steps
 from resilient.engine.strategy import Accept, Strategy
+from resilient.engine.watching import watching
 from resilient.errors import CallRejected, CallTimeout, InvalidUse
 
 __all__ = ["JOURNAL_SIZE", "Lane", "Pipeline"]
@@ -312,6 +313,9 @@ class Pipeline:
 
     def _count(self, call: Call, label: str) -> None:
         self.measures.ended(label, clock.now() - call.started, call.attempts, call.retries)
+        watcher = watching.get()
+        if watcher is not None:
+            watcher.called(call)
 
 
 def _attempt(call: Call) -> Steps[Outcome]:

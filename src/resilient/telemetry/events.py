@@ -15,7 +15,7 @@ from resilient.engine.isolation import isolated
 from resilient.telemetry.logs import Log
 from resilient.telemetry.repeats import Repeats
 
-__all__ = ["EVENTS", "REPEAT_KEYS", "Event", "log"]
+__all__ = ["EVENTS", "REPEAT_KEYS", "Event", "log", "repeats"]
 
 #: Added to the summary of an event that repeats itself: how many it stands for, and since when.
 REPEAT_KEYS = ("count", "for_seconds")
@@ -81,12 +81,12 @@ def log(name: str, fields: Mapping[str, Any]) -> None:
     """Log one signal, or count it if it is one of many."""
     event = EVENTS.get(name, _UNLISTED)
     if event.limited_by:
-        if not _repeats.is_first(name, event.limited_by, fields):
+        if not repeats.is_first(name, event.limited_by, fields):
             return
     elif name == "resilient.circuit_opened":
         fields = {**fields, **isolated("event", {}, _for_those_on_call, fields["dependency"])}
     elif name == "resilient.circuit_closed":
-        _repeats.end(fields["dependency"])
+        repeats.end(fields["dependency"])
     _tell(name, fields)
 
 
@@ -107,6 +107,7 @@ def _for_those_on_call(dependency: str) -> dict[str, Any]:
     return known
 
 
-_repeats = Repeats(_tell)
+#: What repeats itself now.
+repeats = Repeats(_tell)
 # What has been counted since the last summary is not lost with the process.
-atexit.register(_repeats.flush)
+atexit.register(repeats.flush)

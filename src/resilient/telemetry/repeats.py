@@ -59,8 +59,8 @@ class Repeats:
         self._kinds: dict[Kind, _Repeat] = {}
         self._timer: Timer | None = None
         # A child, or a test with a clock of its own, has nothing to tell of what was before.
-        os.register_at_fork(after_in_child=self._forget)
-        clock.followers.append(lambda _now: self._forget())
+        os.register_at_fork(after_in_child=self.forget)
+        clock.followers.append(lambda _now: self.forget())
 
     def is_first(self, name: str, keys: Sequence[str], fields: Mapping[str, Any]) -> bool:
         """Whether an event is to be told now; if not, it is counted for the next summary.
@@ -113,7 +113,8 @@ class Repeats:
             # Whoever happens to be called now has not made those calls: none of its context.
             isolated("event sink", None, Context().run, self._tell, name, fields)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Begin anew, and tell nothing of what was."""
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
