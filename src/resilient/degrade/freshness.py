@@ -7,7 +7,6 @@ for all, takes the call from other processes where they share the store, makes i
 from __future__ import annotations
 
 import copy
-import secrets
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
@@ -133,15 +132,14 @@ class Freshness:
         self, key: Key, call: Call, proceed: Proceed, within: Limit, *, waits: bool
     ) -> Steps[Outcome | None]:
         """Make the call, unless another process is making it: then wait for what that stores."""
-        token = secrets.token_hex(8)
         fresh_for, pause = self._cache.freshness(key), _FIRST_LOOK
         while True:
-            claimed = yield from self._shelf.claim(call, key, token, within)
-            if claimed is None:  # nobody to share with, or nobody can say
+            token = yield from self._shelf.claim(call, key, within)
+            if token is None:  # there is nobody to share with, or nobody can say
                 return (yield from self._obtain(call, proceed))
-            if not claimed and not waits:
-                return None
-            if not claimed:
+            if not token:
+                if not waits:
+                    return None
                 if call.limit is not None:
                     pause = min(pause, max(0.0, call.limit.expires - clock.now()))
                 yield Sleep(pause)
@@ -155,10 +153,10 @@ class Freshness:
                 entry = yield from self._shelf.find(call, key, fresh_for, within)
                 if entry is not None:
                     return _served(entry)
-                if claimed:
+                if token:
                     return (yield from self._obtain(call, proceed))
             finally:
-                if claimed:
+                if token:
                     self._shelf.release(key, token)
 
     def _refresh(self, key: Key, call: Call, proceed: Proceed) -> Steps[None]:

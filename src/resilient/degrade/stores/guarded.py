@@ -103,7 +103,7 @@ class GuardedStore:
             reset_timeout=30,
             probe=well_async if self.is_async else well,
             probe_every=_PROBE_EVERY,
-            probe_timeout=max(self.seconds, _PROBE_EVERY),
+            probe_timeout=self.seconds,
             ramp=False,
         ).one_of_many(name, {})
         breaker.transitions = dict.fromkeys(("closed", "open", "half-open"), 0)
@@ -130,19 +130,11 @@ class GuardedStore:
             get = getattr(self.store, "get_async", get)
         return (yield from self._ask(self._reading, call, within, get, name))
 
-    def claim(
-        self, call: Call, name: str, token: str, lease: float, within: Limit
-    ) -> Steps[bool | None]:
-        """Take `name` for `lease` seconds; None where the store does not say whether it could."""
-        claim: Callable[..., Any] | None = getattr(self.store, "claim", None)
-        if claim is None or within.expired:
-            return None
-        outcome = yield from self._ask(self._writing, call, within, claim, name, token, lease)
-        return None if outcome.error is not None else bool(outcome.value)
-
-    def write(self, call: Call, method: Callable[..., Any], *args: Any) -> Steps[Outcome]:
-        """Change what the store holds."""
-        return (yield from self._ask(self._writing, call, None, method, *args))
+    def write(
+        self, call: Call, method: Callable[..., Any], *args: Any, within: Limit | None = None
+    ) -> Steps[Outcome]:
+        """Change what the store holds, within its limit and `within`."""
+        return (yield from self._ask(self._writing, call, within, method, *args))
 
     def write_now(self, method: Callable[..., Any], *args: Any) -> Done:
         """Change what the store holds, on this thread."""

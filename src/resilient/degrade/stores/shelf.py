@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import secrets
 from collections.abc import Callable
 from typing import Any, Protocol, final
 
@@ -22,6 +23,7 @@ from resilient.engine.key import Key
 from resilient.engine.limits import Limit
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Detach, Steps
+from resilient.errors import CallRejected
 
 __all__ = ["MemoryShelf", "RemoteShelf", "Shelf"]
 
@@ -29,7 +31,11 @@ __all__ = ["MemoryShelf", "RemoteShelf", "Shelf"]
 _GONE = Entry(None, math.inf)
 #: A store forgets an answer up to this part later than its time, not all of them at once.
 _JITTER = 0.1
-_DELETE_ATTEMPTS = 20
+#: Under which what is to be given back waits, next to the key.
+_LEASE = "lease"
+_LEASE_SECONDS = 5.0
+#: How often what must not be lost is tried, while the store is not found to be down.
+_ATTEMPTS = 5
 
 
 class Shelf(Protocol):
@@ -62,8 +68,12 @@ class Shelf(Protocol):
         """Return the entry under `key`, if it is not older than `oldest` seconds."""
         ...
 
-    def claim(self, call: Call, key: Key, token: str, within: Limit) -> Steps[bool | None]:
-        """Take the call for `key` from all other processes; None where nobody can say."""
+    def claim(self, call: Call, key: Key, within: Limit) -> Steps[str | None]:
+        """Take the call for `key` from all other processes.
+
+        What is returned is the token to give it back with, "" if another one has it, or None where
+        nobody can say.
+        """
         ...
 
     def release(self, key: Key, token: str) -> None:
@@ -104,7 +114,7 @@ class MemoryShelf:
         entry = self.at_hand(key)
         return entry if entry is not None and entry.age <= oldest else None
 
-    def claim(self, call: Call, key: Key, token: str, within: Limit) -> Steps[bool | None]:
+    def claim(self, call: Call, key: Key, within: Limit) -> Steps[str | None]:
         """Nobody else has access to this memory."""
         yield from ()
         return None
@@ -185,18 +195,30 @@ class RemoteShelf:
             return entry if entry.age <= oldest else None
         return None
 
-    def claim(self, call: Call, key: Key, token: str, within: Limit) -> Steps[bool | None]:
-        """Take the call for `key`, unless another process has it; None where nobody can say."""
-        name = isolated("cache key", None, self.name_of, key)
+    def claim(self, call: Call, key: Key, within: Limit) -> Steps[str | None]:
+        """Take the call for `key`, unless another process has it."""
+        store: Any = self.guarded.store
+        if not hasattr(store, "claim") or within.expired:
+            return None
+        ours = self.guarded.behind.get((self._scope, key, _LEASE))
+        if isinstance(ours, _Release):
+            return ours.token  # not given back yet
+        name, token = isolated("cache key", None, self.name_of, key), secrets.token_hex(8)
         if name is None:
             return None
-        lease = float(getattr(self.guarded.store, "lease", 5.0))
-        return (yield from self.guarded.claim(call, name, token, lease, within))
+        lease = float(getattr(store, "lease", _LEASE_SECONDS))
+        outcome: Outcome = yield from self.guarded.write(
+            call, store.claim, name, token, lease, within=within
+        )
+        if outcome.error is None:
+            return token if outcome.value else ""
+        if not isinstance(outcome.error, CallRejected):
+            self.release(key, token)  # it may have been taken, though nobody has heard of it
+        return None
 
     def release(self, key: Key, token: str) -> None:
         """Give the call for `key` back, after what was stored has been written."""
-        if hasattr(self.guarded.store, "release"):
-            self.guarded.behind.put((self._scope, key, token), _Release(self, key, token))
+        self.guarded.behind.put((self._scope, key, _LEASE), _Release(self, key, token))
 
     def delete(self, key: Key) -> None:
         """Have the entry deleted soon; nobody in this process is served it from now on."""
@@ -261,36 +283,43 @@ class _Answer(_Waiting):
         return name, data, (self.ttl - age) * (1 + _JITTER * random.random())
 
 
-@final
-class _Deletion(_Waiting):
+class _Repeated(_Waiting):
+    """What must not be lost: of an answer there will be another, of this there will not."""
+
     __slots__ = ("attempts",)
 
     def __init__(self, shelf: RemoteShelf, key: Key) -> None:
         super().__init__(shelf, key)
         self.attempts = 0
 
-    def entry(self) -> Entry:
-        return _GONE
-
     def write(self) -> Done:
-        # Unlike an answer, of which there will be another, this must not be lost.
-        guarded = self.shelf.guarded
-        done = guarded.write_now(guarded.store.delete, self.shelf.name_of(self.key))
+        done = self.attempt(self.shelf.guarded, self.shelf.name_of(self.key))
         self.attempts += done is Done.FAILED
-        return Done.LATER if done is Done.FAILED and self.attempts < _DELETE_ATTEMPTS else done
+        return Done.LATER if done is Done.FAILED and self.attempts < _ATTEMPTS else done
+
+    def attempt(self, guarded: GuardedStore, name: str) -> Done:
+        raise NotImplementedError
 
 
 @final
-class _Release(_Waiting):
+class _Deletion(_Repeated):
+    __slots__ = ()
+
+    def entry(self) -> Entry:
+        return _GONE
+
+    def attempt(self, guarded: GuardedStore, name: str) -> Done:
+        return guarded.write_now(guarded.store.delete, name)
+
+
+@final
+class _Release(_Repeated):
     __slots__ = ("token",)
 
     def __init__(self, shelf: RemoteShelf, key: Key, token: str) -> None:
         super().__init__(shelf, key)
         self.token = token
 
-    def write(self) -> Done:
-        # Once, whatever comes of it: a lease ends by itself.
-        store: Any = self.shelf.guarded.store
-        name = self.shelf.name_of(self.key)
-        self.shelf.guarded.write_now(store.release, name, self.token)
-        return Done.WRITTEN
+    def attempt(self, guarded: GuardedStore, name: str) -> Done:
+        store: Any = guarded.store
+        return guarded.write_now(store.release, name, self.token)

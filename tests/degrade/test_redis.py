@@ -1,0 +1,392 @@
+"""Answers in a real Redis, which is killed, frozen and started again under load."""
+
+# What returns Any may be a coroutine, for all that a type checker knows.
+# pyright: reportUnusedCoroutine=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import redis as redis_py
+
+from resilient import (
+    CallTimeout,
+    InvalidSetting,
+    RedisStore,
+    cached,
+    deadline,
+    timeout,
+    with_fallback,
+)
+from resilient.degrade.stores import behind
+from resilient.degrade.stores.counts import Counts
+from resilient.engine.reported import all_conditions
+from tests.doubles import Scripted, each
+from tests.hard_cases.crowd import crowd, errors, eventually
+from tests.servers import RedisServer
+
+#: What a busy machine may add to a time.
+LEEWAY = 0.3
+LIMIT = 0.1
+
+
+@pytest.fixture
+def client(redis: RedisServer) -> Iterator[redis_py.Redis]:
+    """A client of the tests' own, to look into the server."""
+    with redis_py.Redis.from_url(redis.url) as client:
+        yield client
+
+
+@pytest.fixture
+def stores(redis: RedisServer) -> Iterator[Any]:
+    """Make stores, as the processes of a service would have one each."""
+    made: list[RedisStore] = []
+
+    def make(**settings: Any) -> RedisStore:
+        made.append(RedisStore(redis.url, **settings))
+        return made[-1]
+
+    yield make
+    behind._flush_all()
+    for store in made:
+        store.close()
+
+
+def kept(client: redis_py.Redis) -> list[str]:
+    """Return the names that there are."""
+    names: Any = client.keys()
+    answers = (name.decode() for name in names if not name.endswith((b":lease", b":probe")))
+    return sorted(answers)
+
+
+def test_an_answer_reaches_another_process(stores: Any, client: redis_py.Redis) -> None:
+    """What one process has stored, another one serves."""
+    first = with_fallback(cached(ttl=60, key="rec:{user}", store=stores()))(lambda user: [user])
+    assert first("u1") == ["u1"]
+    assert eventually(lambda: len(kept(client)) == 1)
+    assert 55_000 < client.pttl(kept(client)[0]) <= 67_000  # type: ignore[operator]
+
+    @with_fallback(cached(ttl=60, key="rec:{user}", store=stores()))
+    def second(user: str) -> Any:
+        raise ConnectionError
+
+    assert second("u1") == ["u1"]
+    with pytest.raises(ConnectionError):
+        second("u2")
+
+
+async def test_it_serves_asynchronous_functions_and_any_number_of_loops(stores: Any) -> None:
+    """One store object is used from a loop, from another one, and from a plain function."""
+    store = stores()
+    ask = Scripted("answer", ConnectionError)
+
+    @with_fallback(cached(ttl=60, key="one", store=store))
+    async def load() -> Any:
+        return ask()
+
+    assert await load() == "answer"
+    await asyncio.sleep(0.1)
+
+    def elsewhere() -> Any:
+        return asyncio.run(load())
+
+    assert await asyncio.to_thread(elsewhere) == "answer"
+    plain = with_fallback(cached(ttl=60, key="one", store=stores()))(Scripted(ConnectionError))
+    assert plain() == "answer"
+
+
+def test_namespaces_keep_services_apart(stores: Any, client: redis_py.Redis) -> None:
+    """The same key in another namespace is another answer."""
+    with_fallback(cached(ttl=60, key="one", store=stores(namespace="a")))(Scripted("a"))()
+    assert eventually(lambda: len(kept(client)) == 1)
+    other = with_fallback(cached(ttl=60, key="one", store=stores(namespace="b")), "instead")
+    assert other(Scripted(ConnectionError))() == "instead"
+
+
+@each(
+    "spoil",
+    {
+        "a pickle": lambda data: pickle.dumps("forged"),
+        "cut off": lambda data: data[:-1],
+        "plain JSON": lambda data: b'"forged"',
+    },
+)
+def test_what_is_planted_or_cut_off_is_not_served(
+    stores: Any, client: redis_py.Redis, spoil: Any
+) -> None:
+    """What somebody else has written under the name of an answer never reaches a caller."""
+    with_fallback(cached(ttl=60, key="one", store=stores()))(Scripted("good"))()
+    assert eventually(lambda: len(kept(client)) == 1)
+    (name,) = kept(client)
+    client.set(name, spoil(client.get(name)))
+    guarded = with_fallback(cached(ttl=60, key="one", store=stores()), "instead")
+    assert guarded(Scripted(ConnectionError))() == "instead"
+
+
+def test_a_value_of_another_kind_is_not_served(stores: Any, client: redis_py.Redis) -> None:
+    """A list in Redis under the name of an answer is an error of the store, and no more."""
+    with_fallback(cached(ttl=60, key="one", store=stores()))(Scripted("good"))()
+    assert eventually(lambda: len(kept(client)) == 1)
+    (name,) = kept(client)
+    client.delete(name)
+    client.rpush(name, "forged")
+    guarded = with_fallback(cached(ttl=60, key="one", store=stores()), "instead")
+    assert guarded(Scripted(ConnectionError))() == "instead"
+
+
+class Load:
+    """Callers on threads, each call timed, until the block ends."""
+
+    def __init__(self, call: Any) -> None:
+        self.took: list[float] = []
+        self.failed: list[BaseException] = []
+        self._call = call
+        self._end = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(one,)) for one in range(4)]
+
+    def _run(self, index: int) -> None:
+        number = 0
+        while not self._end.is_set():
+            number += 1
+            began = time.monotonic()
+            try:
+                self._call(f"{index}-{number % 5}")
+            except Exception as error:
+                self.failed.append(error)
+            self.took.append(time.monotonic() - began)
+            time.sleep(0.002)
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("outage", ["killed", "frozen"])
+def test_an_outage_of_redis_fails_no_call_and_slows_none_beyond_its_limit(
+    redis: RedisServer, stores: Any, outage: str
+) -> None:
+    """Under load it goes and comes back; it is used again within 2 s, and the share is counted."""
+    counts = Counts.of(f"redis {outage}")
+    store = stores(name=f"redis {outage}")
+    own = 0.001
+
+    @with_fallback(cached(ttl=60, fresh_for=0.05, key="rec:{user}", store=store))
+    def load(user: str) -> list[str]:
+        time.sleep(own)
+        return [user]
+
+    with Load(load) as under_load:
+        assert eventually(lambda: counts["hit"] > 0 and counts["written"] > 0)
+        redis.kill() if outage == "killed" else redis.freeze()
+        time.sleep(1.0)
+        assert counts["unavailable"] > 0
+        assert {one.name: one.status for one in all_conditions()}[f"redis {outage}:cache"] == "warn"
+        redis.start() if outage == "killed" else redis.thaw()
+        back = time.monotonic()
+        written, hits = counts["written"], counts["hit"]
+        assert eventually(lambda: counts["written"] > written and counts["hit"] > hits)
+        assert time.monotonic() - back < 2.0
+        before = counts["unavailable"]
+        time.sleep(0.3)
+        assert counts["unavailable"] - before <= 1
+    assert under_load.failed == []
+    assert max(under_load.took) < own + LIMIT + LEEWAY
+    slow = [one for one in under_load.took if one > 0.09]
+    assert len(slow) <= 20, "only the first calls waited for it"
+
+
+def test_a_connection_of_before_a_restart_costs_no_error(redis: RedisServer, stores: Any) -> None:
+    """A server that was restarted between two calls is noticed by nobody."""
+    store = stores(name="restarted")
+    guarded = with_fallback(cached(ttl=60, key="one", store=store))(Scripted("a", ConnectionError))
+    guarded()
+    assert eventually(lambda: Counts.of("restarted")["written"] == 1)
+    redis.restart()
+    with pytest.raises(ConnectionError):
+        guarded()
+    assert Counts.of("restarted")["unavailable"] == 0
+    assert Counts.of("restarted")["miss"] == 1
+
+
+def test_a_full_redis_can_still_be_read(
+    redis: RedisServer, stores: Any, client: redis_py.Redis
+) -> None:
+    """Writes that are refused for want of memory fail no call, and do not end reading."""
+    store = stores(name="full")
+    ask = Scripted(*["answer"] * 7, ConnectionError)
+    guarded = with_fallback(cached(ttl=60, key="rec:{user}", store=store))(lambda user: ask())
+    guarded("first")
+    assert eventually(lambda: Counts.of("full")["written"] == 1)
+    client.config_set("maxmemory", 1)
+    try:
+        for number in range(6):
+            guarded(str(number))
+        assert eventually(lambda: Counts.of("full")["failed"] >= 3)
+        assert guarded("first") == "answer"
+    finally:
+        client.config_set("maxmemory", 0)
+
+
+def test_a_thousand_threads_that_miss_one_key_make_one_call(stores: Any) -> None:
+    """In one process, all of them have the answer of one call."""
+    calls: list[str] = []
+
+    @with_fallback(cached(ttl=60, fresh_for=30, key="rec:{user}", store=stores()))
+    def load(user: str) -> list[str]:
+        calls.append(user)
+        time.sleep(0.2)
+        return [user]
+
+    answers = crowd(1000, lambda _: load("u1"))
+    assert errors(answers) == []
+    assert answers == [["u1"]] * 1000
+    assert calls == ["u1"]
+
+
+async def test_a_thousand_tasks_that_miss_one_key_make_one_call(stores: Any) -> None:
+    """The same on an event loop."""
+    calls: list[str] = []
+
+    @with_fallback(cached(ttl=60, fresh_for=30, key="rec:{user}", store=stores()))
+    async def load(user: str) -> list[str]:
+        calls.append(user)
+        await asyncio.sleep(0.1)
+        return [user]
+
+    answers = await asyncio.gather(*(load("u1") for _ in range(1000)))
+    assert answers == [["u1"]] * 1000
+    assert calls == ["u1"]
+
+
+PROCESS = """
+import asyncio, pathlib, sys, time
+from resilient import RedisStore, cached, with_fallback
+
+url, calls = sys.argv[1], pathlib.Path(sys.argv[2])
+begin, seconds = map(float, sys.argv[3:])
+
+store = RedisStore(url, lease=1.0)
+
+@with_fallback(cached(ttl=60, fresh_for=30, key="rec:{user}", store=store, store_timeout=5))
+async def load(user):
+    with calls.open("a") as file:
+        file.write("called\\n")
+    await asyncio.sleep(seconds)
+    return [user]
+
+async def main():
+    await asyncio.sleep(max(0, begin - time.time()))
+    answers = await asyncio.gather(*(load("u1") for _ in range(250)))
+    assert answers == [["u1"]] * 250
+
+asyncio.run(main())
+"""
+
+
+def processes(redis: RedisServer, calls: Path, number: int, seconds: float) -> list[Any]:
+    """Start processes that all miss one key at the same time."""
+    begin = time.time() + 1.0
+    command = [sys.executable, "-c", PROCESS, redis.url, str(calls), str(begin), str(seconds)]
+    return [subprocess.Popen(command) for _ in range(number)]
+
+
+def test_a_thousand_misses_in_four_processes_make_one_call(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    """Processes that share a Redis make one call of the misses of one key."""
+    calls = tmp_path / "calls"
+    for process in processes(redis, calls, 4, 0.3):
+        assert process.wait(20) == 0
+    assert calls.read_text() == "called\n"
+
+
+def test_the_lease_of_a_process_that_died_ends(redis: RedisServer, tmp_path: Path) -> None:
+    """One that dies in the middle of its call keeps the others waiting for its lease, no longer."""
+    calls = tmp_path / "calls"
+    (leader,) = processes(redis, calls, 1, 60)
+    assert eventually(calls.exists)
+    leader.kill()
+    leader.wait()
+    began = time.monotonic()
+    (follower,) = processes(redis, calls, 1, 0.01)
+    assert follower.wait(20) == 0
+    assert calls.read_text() == "called\n" * 2
+    assert time.monotonic() - began < 6
+
+
+def test_one_who_waits_for_another_process_keeps_its_own_limit(
+    stores: Any, client: redis_py.Redis
+) -> None:
+    """A call under a limit does not wait for another process longer than that."""
+    guarded = with_fallback(cached(ttl=60, fresh_for=30, key="one", store=stores()))(
+        Scripted("answer")
+    )
+    guarded()
+    assert eventually(lambda: len(kept(client)) == 1)
+    (name,) = kept(client)
+    client.delete(name)
+    client.set(f"{name}:lease", "somebody", px=5000)
+    other = with_fallback(cached(ttl=60, fresh_for=30, key="one", store=stores()))(Scripted("new"))
+    began = time.monotonic()
+    with deadline(0.2), pytest.raises(CallTimeout):
+        other()
+    assert time.monotonic() - began < 0.2 + LEEWAY
+    client.delete(f"{name}:lease")
+    assert timeout(5)(other)() == "new"
+
+
+def test_what_is_not_written_yet_is_written_at_the_end_of_the_process(
+    redis: RedisServer, client: redis_py.Redis
+) -> None:
+    """A script that ends right after its call leaves its answer behind, and ends soon."""
+    script = (
+        "import sys\n"
+        "from resilient import RedisStore, cached, with_fallback\n"
+        "store = RedisStore(sys.argv[1])\n"
+        "load = with_fallback(cached(ttl=60, key='{user}', store=store))(lambda user: user)\n"
+        "for number in range(100): load(str(number))\n"
+    )
+    subprocess.run([sys.executable, "-c", script, redis.url], check=True, timeout=20)
+    assert len(kept(client)) == 100
+    redis.freeze()
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", script, redis.url], check=True, timeout=20)
+    assert time.monotonic() - began < 3
+
+
+def test_a_forked_child_writes_what_is_its_own(redis: RedisServer, client: redis_py.Redis) -> None:
+    """After a fork both sides write, each its own answers and each once."""
+    script = (
+        "import os, sys\n"
+        "from resilient import RedisStore, cached, with_fallback\n"
+        "store = RedisStore(sys.argv[1])\n"
+        "load = with_fallback(cached(ttl=60, key='{user}', store=store))(lambda user: user)\n"
+        "load('parent')\n"
+        "child = os.fork()\n"
+        "load('child' if child == 0 else 'later')\n"
+        "if child: assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", script, redis.url], check=True, timeout=20)
+    assert len(kept(client)) == 3
+
+
+@each("url", {"empty": "", "http": "http://localhost", "a number": 3})
+def test_a_wrong_address_is_refused(url: Any) -> None:
+    """What is no address of a Redis is told at once, without saying what was in it."""
+    with pytest.raises(InvalidSetting):
+        RedisStore(url)

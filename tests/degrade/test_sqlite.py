@@ -1,0 +1,291 @@
+"""Answers in an SQLite file, which is killed while it is written, damaged, and on a full disk."""
+
+# What returns Any may be a coroutine, for all that a type checker knows.
+# pyright: reportUnusedCoroutine=false
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resilient import SQLiteStore, cached, with_fallback
+from resilient.degrade.stores.counts import Counts
+from resilient.engine import signals
+from resilient.testing import VirtualTime
+from tests.doubles import Scripted, each
+from tests.hard_cases.crowd import crowd, errors
+
+
+def served(path: Path, key: str = "u1", **settings: Any) -> Any:
+    """Return what a new process would serve while the source is down."""
+    tier = cached(ttl=60, key="rec:{user}", store=SQLiteStore(path), **settings)
+
+    @with_fallback(tier, "instead")
+    def load(user: str) -> Any:
+        raise ConnectionError
+
+    return load(key)
+
+
+def stored(path: Path, **settings: Any) -> None:
+    """Store an answer for u1."""
+    tier = cached(ttl=60, key="rec:{user}", store=SQLiteStore(path), **settings)
+    with_fallback(tier)(lambda user: [user])("u1")
+
+
+def test_answers_survive_a_restart(virtual_time: VirtualTime, tmp_path: Path) -> None:
+    """What one process has stored is served by the next one, for as long as it may be."""
+    stored(tmp_path / "answers.db")
+    assert served(tmp_path / "answers.db") == ["u1"]
+    assert served(tmp_path / "answers.db", "u2") == "instead"
+    virtual_time.advance(61)
+    assert served(tmp_path / "answers.db") == "instead"
+
+
+def test_an_answer_of_another_version_is_not_served(
+    virtual_time: VirtualTime, tmp_path: Path
+) -> None:
+    """A new version begins with no answers."""
+    stored(tmp_path / "answers.db", version=1)
+    assert served(tmp_path / "answers.db", version=2) == "instead"
+
+
+@each(
+    "planted",
+    {
+        "a pickle": lambda data: pickle.dumps(["u1"]),
+        "cut off": lambda data: data[:-1],
+        "text": lambda data: "text",
+        "a number": lambda data: 3,
+    },
+)
+def test_what_is_planted_or_cut_off_is_not_served(
+    virtual_time: VirtualTime, tmp_path: Path, planted: Any
+) -> None:
+    """What somebody else has written into the file never reaches a caller."""
+    path = tmp_path / "answers.db"
+    stored(path)
+    with sqlite3.connect(path) as connection:
+        (data,) = connection.execute("SELECT data FROM answers").fetchone()
+        connection.execute("UPDATE answers SET data = ?", (planted(data),))
+    connection.close()
+    assert served(path) == "instead"
+
+
+def test_another_users_row_is_not_served(virtual_time: VirtualTime, tmp_path: Path) -> None:
+    """A row under the name of another one does not open."""
+    path = tmp_path / "answers.db"
+    tier = cached(ttl=60, key="rec:{user}", store=SQLiteStore(path))
+    load = with_fallback(tier)(lambda user: [user])
+    load("u1")
+    load("u2")
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "UPDATE answers SET data = (SELECT data FROM answers WHERE name LIKE '%u1%')"
+        )
+    connection.close()
+    assert served(path, "u2") == "instead"
+    assert served(path, "u1") == ["u1"]
+
+
+def damaged(path: Path) -> None:
+    """Overwrite the head of a file, of which nothing is left in its log."""
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek(0)
+        file.write(b"\xff" * 8192)
+
+
+def test_a_corrupt_file_is_moved_aside_and_a_new_one_begun(
+    virtual_time: VirtualTime, tmp_path: Path
+) -> None:
+    """Calls go on, the next answers are stored, and the old file can be looked at."""
+    path = tmp_path / "answers.db"
+    path.write_bytes(b"this is no database, and longer than its head would be" * 100)
+    told: list[tuple[str, Any]] = []
+
+    def listen(name: str, fields: Any) -> None:
+        told.append((name, fields.get("kept_as")))
+
+    signals.subscribe(listen)
+    try:
+        stored(path)
+        assert served(path) == ["u1"]
+        damaged(path)
+        assert served(path) == "instead"
+        stored(path)
+        assert served(path) == ["u1"]
+    finally:
+        signals.unsubscribe(listen)
+    assert told.count(("resilient.store_replaced", "answers.db.corrupt-1")) == 1
+    assert told.count(("resilient.store_replaced", "answers.db.corrupt-2")) == 1
+    assert (tmp_path / "answers.db.corrupt-1").read_bytes().startswith(b"this is no database")
+
+
+def test_a_file_that_somebody_deletes_is_begun_anew(
+    virtual_time: VirtualTime, tmp_path: Path
+) -> None:
+    """A store whose file is gone goes on with a new one."""
+    path = tmp_path / "answers.db"
+    store = SQLiteStore(path)
+    ask = Scripted(1, 2, ConnectionError)
+    guarded = with_fallback(cached(ttl=60, key="{user}", store=store))(lambda user: ask())
+    guarded("a")
+    for one in tmp_path.iterdir():
+        one.unlink()
+    guarded("b")
+    assert path.exists()
+    assert guarded("b") == 2
+
+
+def test_a_folder_that_is_not_there_fails_no_call(
+    virtual_time: VirtualTime, tmp_path: Path
+) -> None:
+    """Without a place for the file calls go on."""
+    stored(tmp_path / "nowhere" / "answers.db")
+    assert served(tmp_path / "nowhere" / "answers.db") == "instead"
+
+
+def test_it_is_bounded(tmp_path: Path) -> None:
+    """The answers that were stored longest ago go first."""
+    store = SQLiteStore(tmp_path / "answers.db", max_entries=100)
+    for number in range(600):
+        store.put(str(number), b"x", 60)
+    (held,) = store._with_connection(
+        lambda connection: connection.execute("SELECT count(*) FROM answers").fetchone()
+    )
+    assert held <= 100 + 256
+    assert store.get("599") == b"x"
+    assert store.get("0") is None
+    store.close()
+
+
+def test_many_threads_share_it(tmp_path: Path) -> None:
+    """Writers and readers at once find what they have stored."""
+    store = SQLiteStore(tmp_path / "answers.db")
+
+    def act(index: int) -> None:
+        for number in range(20):
+            store.put(f"{index}-{number}", b"x", 60)
+            assert store.get(f"{index}-{number}") == b"x"
+
+    assert errors(crowd(4, act)) == []
+    store.close()
+
+
+WRITER = """
+import itertools, sys
+from resilient import SQLiteStore
+store = SQLiteStore(sys.argv[1])
+for number in itertools.count():
+    store.put(str(number), b"x" * 5000, 60)
+    print(number, flush=True)
+"""
+
+
+def test_a_writer_that_is_killed_leaves_a_file_that_opens(tmp_path: Path) -> None:
+    """After kill -9 in the middle of writing, what was written is there."""
+    path = tmp_path / "answers.db"
+    for _ in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
+        ) as writer:
+            assert writer.stdout is not None
+            last = [writer.stdout.readline().strip() for _ in range(30)][-1]
+            writer.send_signal(signal.SIGKILL)
+        store = SQLiteStore(path)
+        assert store.get(last) == b"x" * 5000
+        store.put("more", b"y", 60)
+        assert store.get("more") == b"y"
+        store.close()
+    assert list(tmp_path.glob("*.corrupt*")) == []
+
+
+FULL = """
+import resource, sys
+from resilient import SQLiteStore, cached, with_fallback
+from resilient.degrade.stores.behind import _flush_all
+from resilient.degrade.stores.counts import Counts
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+down = False
+
+@with_fallback(cached(ttl=60, key="{user}", store=SQLiteStore(sys.argv[1], name="full disk")))
+def load(user):
+    if down:
+        raise ConnectionError
+    return "x" * 5000
+
+for number in range(200):
+    assert load(str(number)) == "x" * 5000
+    if number == 0:
+        _flush_all()
+_flush_all()
+counts = Counts.of("full disk")
+assert counts["failed"] >= 3, counts["failed"]
+down = True
+assert load("0") == "x" * 5000
+print("served")
+"""
+
+
+def test_a_full_disk_fails_no_call_and_can_still_be_read(tmp_path: Path) -> None:
+    """When no more can be written, calls go on, and what is there is served."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "answers.db")],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout.endswith("served\n"), done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_has_connections_of_its_own(tmp_path: Path) -> None:
+    """A connection does not go through a fork, and parent and child both go on."""
+    script = (
+        "import os, sys\n"
+        "from resilient import SQLiteStore\n"
+        "store = SQLiteStore(sys.argv[1])\n"
+        "store.put('parent', b'p', 60)\n"
+        "child = os.fork()\n"
+        "assert store.get('parent') == b'p'\n"
+        "store.put('child' if child == 0 else 'later', b'c', 60)\n"
+        "if child: assert os.waitpid(child, 0)[1] == 0\n"
+    )
+    path = tmp_path / "answers.db"
+    subprocess.run([sys.executable, "-c", script, str(path)], check=True, timeout=20)
+    store = SQLiteStore(path)
+    assert [store.get(one) for one in ("parent", "child", "later")] == [b"p", b"c", b"c"]
+    store.close()
+
+
+def test_a_locked_file_costs_a_call_no_more_than_the_limit(tmp_path: Path) -> None:
+    """A process that holds the file keeps nobody waiting beyond the store's limit."""
+    path = tmp_path / "answers.db"
+    stored(path)
+    deadline = time.monotonic() + 5
+    while Counts.of("sqlite")["written"] == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        began = time.monotonic()
+        stored(path)
+        served(path)
+        assert time.monotonic() - began < 0.1 + 0.3
+    finally:
+        holder.execute("ROLLBACK")
+        holder.close()
