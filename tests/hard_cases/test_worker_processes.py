@@ -208,10 +208,15 @@ from resilient.telemetry.metrics import exposition
 
 class Table(Reported):
     def readings(self):
-        return [Reading("rows", "Rows", "gauge", {}, 17, shared=True)]
+        return [Reading("rows", "Rows", "gauge", {}, 17, across="max")]
 
-table = Table()
+class Check(Reported):
+    def readings(self):
+        return [Reading("check", "Passes", "gauge", {}, 1, across="min")]
+
+table, check = Table(), Check()
 table.report()
+check.report()
 register_metrics(publish_every=600)
 
 def show():
@@ -230,6 +235,8 @@ if os.fork():
     os.wait()
 else:
     ask()
+    exposition()
+    del check
     show()
 """
 
@@ -241,6 +248,7 @@ def test_what_is_gone_counts_on_and_has_no_state(tmp_path: Path) -> None:
     closed = "resilient_circuit_state", "upstream", "closed"
     assert [page[closed] for page in pages] == [1, 0, 1, 2]
     assert [page["resilient_rows",] for page in pages] == [17] * 4
+    assert [page["resilient_check",] for page in pages] == [1] * 4
 
 
 BESIDE = """

@@ -31,8 +31,8 @@ class Reading:
         kind: What the value is.
         labels: Few, with few values; every reading of a name has the same ones.
         value: A number, or the `Histogram` itself.
-        shared: Whether every process reads the same thing, such as the rows of a table; a gauge
-            whose values in several processes do not add up.
+        across: What a gauge comes to over several processes: "sum", or "max" where all of them read
+            the same thing, such as the rows of a table, or "min" where one 0 must be seen.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Reading:
     kind: Literal["counter", "gauge", "histogram"]
     labels: Mapping[str, str]
     value: float | Histogram
-    shared: bool = False
+    across: Literal["sum", "max", "min"] = "sum"
 
 
 @final

@@ -28,23 +28,24 @@ PREFIX = "resilient_"
 STATES = (CLOSED, OPEN, HALF_OPEN)
 
 Kind = Literal["counter", "gauge", "histogram"]
+Across = Literal["sum", "max", "min"]
 
 
 @final
 class Family:
     """One metric, and its series by the values of their labels."""
 
-    __slots__ = ("kind", "labels", "meaning", "name", "series", "shared")
+    __slots__ = ("across", "kind", "labels", "meaning", "name", "series")
 
     def __init__(
-        self, name: str, kind: Kind, meaning: str, *labels: str, shared: bool = False
+        self, name: str, kind: Kind, meaning: str, *labels: str, across: Across = "sum"
     ) -> None:
         self.name = PREFIX + name
         self.kind = kind
         self.meaning = meaning
         self.labels = labels
-        #: Whether all processes read the same thing, so that their values do not add up.
-        self.shared = shared
+        #: What the values of several processes come to, if it is a gauge.
+        self.across: Across = across
         self.series: dict[tuple[str, ...], float | Histogram] = {}
 
     def add(self, labels: tuple[str, ...], value: float | Histogram) -> None:
@@ -237,7 +238,7 @@ def _place(reading: Reading, families: dict[str, Family], taken: set[str]) -> No
     family = families.get(reading.name)
     if family is None:
         family = Family(
-            reading.name, reading.kind, reading.help, *reading.labels, shared=reading.shared
+            reading.name, reading.kind, reading.help, *reading.labels, across=reading.across
         )
         if family.name in taken:
             raise InvalidUse(f"{family.name} is a metric of another part")

@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
+from math import inf
 from typing import Any, final
 
 from prometheus_client import CollectorRegistry, values
@@ -42,6 +43,9 @@ PATIENCE = 5.0
 
 #: What is absent when it is gone, and not only because it could not be read for once.
 _COUNTED = frozenset(family.name for family in Counted().all())
+
+#: What a gauge that has gone must be for the values of other processes to be shown.
+_ABSENT = {"sum": 0, "max": 0, "min": inf}
 
 #: A metric, and the values of its labels.
 Series = tuple[str, tuple[str, ...]]
@@ -83,7 +87,8 @@ class Publisher:
         #: What of each series is in the files, or is not this process's own.
         self._told: dict[Series, tuple[float, ...]] = {}
         self._cells: dict[Series, list[Any]] = {}
-        self._gauges: set[Series] = set()
+        #: The gauges in the files, and what each is set to when it has gone.
+        self._gauges: dict[Series, float] = {}
         self._has_forked = False
         self._has_counted = False
 
@@ -154,9 +159,9 @@ class Publisher:
         # A parent that only forks has the circuits of its children, and has never called anybody.
         hidden = self._has_forked and not self._has_counted
         gauges = [one for one in families if one.kind == "gauge" and not hidden]
-        shown = {(one.name, labels) for one in gauges for labels in one.series}
-        for series in self._gauges - shown:
-            self._cells[series][0].set(0)
+        shown = {(one.name, labels): _ABSENT[one.across] for one in gauges for labels in one.series}
+        for series in self._gauges.keys() - shown:
+            self._cells[series][0].set(self._gauges[series])
         for family in gauges:
             for labels, value in family.series.items():
                 self._cells_of(family, labels, value)[0].set(value)
@@ -201,7 +206,7 @@ class Publisher:
         # What has been counted until now is the parent's, and so is what its other threads have
         # counted since it was written. The lock is free, as all of ours are after a fork.
         self._has_forked = self._has_counted = self._writing = False
-        self._gauges = set()
+        self._gauges = {}
         self._told |= _counts(isolated("metrics", [], counted_families))
         self._begin_locked()
 
@@ -232,7 +237,7 @@ def _cells(
             labels,
             values_,
             family.meaning,
-            multiprocess_mode="livemax" if family.shared else "livesum",
+            multiprocess_mode=f"live{family.across}",
         )
 
     if not isinstance(value, Histogram):

@@ -196,8 +196,9 @@ class _Check:
     def reading(self) -> Reading:
         """Return whether it passes."""
         passes = int(self._passes(self._result))
-        help_ = "1 while the check passes"
-        return Reading("health_check", help_, "gauge", {"check": self.name}, passes)
+        help_ = "1 while the check passes, in every process"
+        labels = {"check": self.name}
+        return Reading("health_check", help_, "gauge", labels, passes, across="min")
 
     def condition(self) -> Condition:
         """Return its line in the answer about readiness."""
