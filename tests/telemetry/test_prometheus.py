@@ -104,14 +104,14 @@ def as_prometheus_client_would(registry: CollectorRegistry) -> None:
 
 @pytest.fixture
 def hundreds() -> list[Any]:
-    """Three hundred dependencies."""
+    """Two hundred dependencies."""
     return [
         with_fallback("instead")(
             circuit_breaker(f"one of hundreds: {number}", fail_max=5)(
                 retry(on=OSError)(Scripted("answer"))
             )
         )
-        for number in range(300)
+        for number in range(200)
     ]
 
 
