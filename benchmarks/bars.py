@@ -14,6 +14,7 @@ from benchmarks.report import Bar
 from benchmarks.rows import failing
 from benchmarks.rows.failing import rejections_of_peers
 from benchmarks.rows.success import CACHED, LIMITED_ASYNC, STACK, STACK_ASYNC, TIMEOUT
+from benchmarks.rows.telling import BY_HAND, OBSERVED, WITHOUT_METRICS
 from benchmarks.rows.windows import window_of
 from benchmarks.spread import Spread
 
@@ -62,6 +63,8 @@ def bars(found: Findings) -> tuple[Bar, ...]:
             at_least=7.5,
             fails_beyond=4.0,
         ),
+        bar(OBSERVED, BY_HAND, 1.0, 1.5),
+        bar(STACK, WITHOUT_METRICS, 1.15, 1.5),
         bar(window_of(100_000), window_of(10), 1.1, 1.5),
         Bar(
             "scrape of 1,000 dependencies, off the event loop",

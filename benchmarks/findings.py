@@ -16,6 +16,7 @@ from benchmarks.rows.crowded import tasks, threads
 from benchmarks.rows.failing import attempts, rejections
 from benchmarks.rows.row import Section
 from benchmarks.rows.success import limits, success, success_async
+from benchmarks.rows.telling import telling
 from benchmarks.rows.windows import windows
 
 __all__ = ["FULL", "OURS_CONTENDED", "QUICK", "Effort", "Findings", "measured"]
@@ -91,6 +92,7 @@ def measured(effort: Effort) -> Findings:
         attempts(is_async=False),
         attempts(is_async=True),
         windows(),
+        telling(),
     )
     crowded = (threads(), tasks())
     tell("that everything does its work")
