@@ -1,7 +1,7 @@
 """44, once more and all at once: a scripted outage with secrets planted wherever one can be.
 
-Every log line, metric, note, page and message of it is searched for them. What is said in a new
-way, such as a header, belongs into `Said`.
+Every log line, metric, note, page, header and message of it is searched for them. What is said in a
+new way belongs into `Said`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 import logging
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, final
 
 import pybreaker
@@ -25,19 +26,20 @@ from resilient import (
     bulkhead,
     cached,
     circuit_breaker,
-    degradation_scope,
+    degradations,
     drain,
     failover,
     health,
+    observe,
     pipeline_of,
     rate_limit,
     retry,
     serve,
     timeout,
-    unit_of_work,
     with_fallback,
 )
 from resilient.testing import VirtualTime
+from tests.serving.clients import ByASGI, ByWSGI
 
 SECRET = "hunter2"
 PATHS = [
@@ -176,13 +178,23 @@ def outage(virtual: VirtualTime, said: Said) -> list[Any]:
     health.check("login check", broken, owner="team")
     health.ready()
 
-    def call(function: Any) -> None:
+    def respond(function: Any) -> bytes:
+        expected: dict[type[Exception], str] = {LoginError: "refused", ResilientError: "missed"}
+        observed = observe("login", fields=["user"], expected=expected, audit=True)(function)
         try:
-            with unit_of_work(), degradation_scope() as degraded:
-                function("bob", password=Password(SECRET))
-            said.hear(*degraded)
+            observed("bob", password=Password(SECRET))
         except Exception as error:
             said.hear_error(error)
+            if isinstance(error, ResilientError):
+                raise
+            return b"no"
+        said.hear(*degradations())
+        return b"yes"
+
+    def call(function: Any) -> None:
+        for client in (ByASGI, ByWSGI):
+            ask = client(partial(respond, function), default_deadline=30)
+            said.hear(ask("/login", Authorization=SECRET, Cookie=SECRET, X_Password=SECRET))
 
     for function in [served, unserved, by_user] * 4:
         call(function)
@@ -196,6 +208,7 @@ def outage(virtual: VirtualTime, said: Said) -> list[Any]:
             said.hear_error(one)
 
     virtual.run(all_at_once())
+    call(timeout(1)(lambda user, password: virtual.sleep(60)))
     with full, limited:
         call(full(upstream))
         call(limited(upstream))
@@ -230,9 +243,14 @@ def test_a_secret_is_in_nothing_that_is_said_of_an_outage(
         "tier cached failed as well",
         'resilient_fallbacks_total{dependency="logins",tier="cached"}',
         '"logins:circuit"',
+        "login_refused",
+        "'Degraded': 'logins;tier=cached",
+        "'Retry-After'",
         '"login check:check"',
         "LoginError",
-        "process: draining",
+        "process:draining",
+        "status=503",
+        "status=504",
     ):
         assert expected in everything, expected
     assert SECRET not in everything
