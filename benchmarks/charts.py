@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.markdown import amount
-from benchmarks.report import Line, Report, Table
+from benchmarks.report import Bar, Line, Report, Table
 from benchmarks.spread import Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["digest", "draw"]
+__all__ = ["digest", "draw", "pictured"]
 
 TEXT = "#808080"
 COLOURS = {"ours": "#2a7fd4", "unit": "#808080", "other": "#c08a3e"}
@@ -46,8 +46,32 @@ def draw(report: Report, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.svg"):
         old.unlink()
-    for table in report.tables:
+    for table in pictured(report):
         _draw(table, folder / f"{table.name}.svg")
+
+
+def pictured(report: Report) -> tuple[Table, ...]:
+    """Return what there is a picture of: the bars, as shares of what they may be, and all tables.
+
+    A share of up to 1 is met, whether a bar is to be reached from above or from below.
+    """
+    lines = tuple(
+        Line(f"{bar.row} / {bar.to}" if bar.to else bar.row, _share(bar), kind=_kind(bar))
+        for bar in report.bars
+    )
+    return (Table("bars", "Bars: 1 or less is met", "times", "the bar", "", lines), *report.tables)
+
+
+def _kind(bar: Bar) -> str:
+    return "ours" if bar.is_met else "other"
+
+
+def _share(bar: Bar) -> Spread:
+    found = bar.found
+    if bar.at_least is not None:
+        return Spread(*(bar.at_least / one for one in (found.high, found.median, found.low)))
+    assert bar.at_most is not None
+    return Spread(*(one / bar.at_most for one in (found.low, found.median, found.high)))
 
 
 def _draw(table: Table, path: Path) -> None:
@@ -67,7 +91,7 @@ def _draw(table: Table, path: Path) -> None:
 
 def _fill(axes: Axes, table: Table) -> None:
     shown = [_shown(line, table) for line in table.lines]
-    medians = [max(spread.median, 1e-12) for spread, _ in shown]
+    medians = [spread.median for spread, _ in shown]
     errors = [
         [spread.median - spread.low for spread, _ in shown],
         [spread.high - spread.median for spread, _ in shown],
@@ -82,6 +106,7 @@ def _fill(axes: Axes, table: Table) -> None:
         height=0.7,
     )
     axes.set_yticks(places, [line.name for line in table.lines])
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlim(min(medians) / 2, max(medians) * 4)
@@ -91,7 +116,7 @@ def _fill(axes: Axes, table: Table) -> None:
     for place, (spread, unit) in enumerate(shown):
         axes.annotate(
             amount(spread.median, unit),
-            (max(spread.high, 1e-12), place),
+            (spread.high, place),
             xytext=(4, 0),
             textcoords="offset points",
             va="center",

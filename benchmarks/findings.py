@@ -40,8 +40,8 @@ class Effort:
 
 
 QUICK = Effort(
-    rounds=15,
-    sample_seconds=0.002,
+    rounds=30,
+    sample_seconds=0.001,
     crowd_rounds=3,
     speedup_rounds=1,
     speedup_calls=8,
@@ -50,8 +50,8 @@ QUICK = Effort(
     most_dependencies=1_000,
 )
 FULL = Effort(
-    rounds=150,
-    sample_seconds=0.005,
+    rounds=300,
+    sample_seconds=0.002,
     crowd_rounds=20,
     speedup_rounds=5,
     speedup_calls=15,

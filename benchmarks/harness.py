@@ -7,9 +7,11 @@ two see the same moment. What is reported is the median of these ratios, with th
 their spread; the ratio of two subjects is that of their ratios to the unit, round by round. No
 sample is left out.
 
-A sample is a loop of many thousands of calls, ten to a turn, in code that is compiled for its
+A sample is a loop of some thousands of calls, ten to a turn, in code that is compiled for its
 subject alone: CPython specializes code for what it meets, and one loop for all would be specialized
-for none. Calls before the first round warm that up.
+for none. Calls before the first round warm that up. Many short samples are better than few long
+ones: a system with other things to do takes the processor away every few milliseconds, and what is
+shorter than that is mostly left alone.
 
 The garbage collector stays on, as it is in a service: who makes garbage pays for it. What is alive
 before the first round is frozen, so that nobody pays for the modules of the others.
@@ -35,7 +37,7 @@ __all__ = ["ARGUMENT", "Bench", "Subject"]
 #: What every subject is called with.
 ARGUMENT = "u1"
 UNROLLED = 10
-WARM_UP_TURNS = 50
+WARM_UPS, WARM_UP_TURNS = 3, 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +130,8 @@ class _Stopwatch:
     def prepare(self, seconds: float) -> None:
         """Warm up, and find out how many turns take about `seconds`."""
         turns = max(1, WARM_UP_TURNS // self._subject.crowd)
-        self._seconds(turns)
-        self._turns = max(1, round(seconds * turns / self._seconds(turns)))
+        taken = min(self._seconds(turns) for _ in range(WARM_UPS))
+        self._turns = max(1, round(seconds * turns / taken))
 
     def sample(self) -> float:
         """Return the seconds for one call."""

@@ -18,11 +18,13 @@ def markdown(report: Report, *, pictures: str | None = None) -> str:
 
     `pictures` is the folder of the tables' charts, if they are to be shown.
     """
-    parts = [_facts(report), _bars(report.bars)]
-    for table in report.tables:
-        parts += [f"### {table.title}", _table(table)]
+    shown = [("bars", "Bars", _bars(report.bars))]
+    shown += [(table.name, table.title, _table(table)) for table in report.tables]
+    parts = [_facts(report)]
+    for name, title, grid in shown:
+        parts += [f"### {title}", grid]
         if pictures is not None:
-            parts.append(f"![{table.title}]({pictures}/{table.name}.svg)")
+            parts.append(f"![{title}]({pictures}/{name}.svg)")
     return "\n\n".join(parts)
 
 

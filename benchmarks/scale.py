@@ -211,7 +211,9 @@ async def longest_wait() -> float:
     thread = threading.Thread(target=exposition)
     thread.start()
     longest, last = 0.0, perf_counter()
-    while thread.is_alive():
+    scraping = True
+    while scraping:
+        scraping = thread.is_alive()
         await asyncio.sleep(0)
         now = perf_counter()
         longest, last = max(longest, now - last), now

@@ -113,7 +113,7 @@ def test_a_subject_is_tidied_after_each_sample() -> None:
 
     benched(UNIT.beside("messy", answer, tidy=lambda: tidied.append(None)), rounds=4)
 
-    assert len(tidied) == 4 + 2  # the rounds, and the warming up
+    assert len(tidied) == 4 + 3  # the rounds, and the warming up
 
 
 def test_threads_are_timed_from_when_all_stand_ready() -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
+from benchmarks.charts import digest, pictured
 from benchmarks.markdown import BEGIN, END, amount, markdown, page_with
 from benchmarks.report import Bar, Line, Report, Table
 from benchmarks.spread import Spread
+from tests.project.tree import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results.json"
+PAGE = ROOT / "docs" / "performance.md"
+PICTURES = ROOT / "docs" / "benchmarks"
 
 SPREAD = Spread(1.0, 4.0, 9.0)
 
@@ -120,3 +127,38 @@ def test_a_page_without_marks_is_refused() -> None:
     """Nothing is written where nobody has made a place for it."""
     with pytest.raises(AssertionError, match="no place"):
         page_with("before and after", reported(), pictures="charts")
+
+
+def stored() -> Report:
+    """Return what was found when the documentation was written."""
+    return Report.from_data(json.loads(RESULTS.read_text(encoding="utf-8")))
+
+
+def test_the_documentation_shows_what_was_measured() -> None:
+    """The tables of the page are those that the stored figures give."""
+    page = PAGE.read_text(encoding="utf-8")
+
+    assert page_with(page, stored(), pictures=PICTURES.name) == page
+
+
+def test_every_picture_is_of_the_figures_next_to_it() -> None:
+    """There is one picture for each table, drawn from the stored figures, and no other."""
+    drawn = {
+        path.stem: re.findall("<dc:description>(.*)</dc:description>", path.read_text("utf-8"))
+        for path in PICTURES.glob("*.svg")
+    }
+
+    assert drawn == {table.name: [digest(table)] for table in pictured(stored())}
+
+
+def test_a_share_of_a_bar_is_1_where_it_is_just_met() -> None:
+    """What is to be large and what is to be small are drawn on one scale."""
+    bars = (
+        Bar("small", "b", Spread(1.0, 2.0, 3.0), at_most=2.0),
+        Bar("large", "", Spread(2.0, 4.0, 8.0), at_least=8.0),
+    )
+
+    small, large = pictured(reported(*bars))[0].lines
+
+    assert (small.name, small.value, small.kind) == ("small / b", Spread(0.5, 1.0, 1.5), "ours")
+    assert (large.name, large.value, large.kind) == ("large", Spread(1.0, 2.0, 4.0), "other")
