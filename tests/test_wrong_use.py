@@ -19,6 +19,7 @@ from resilient import (
     Pipeline,
     ResilientError,
     RetryBudget,
+    SQLiteStore,
     bulkhead,
     cached,
     circuit_breaker,
@@ -60,6 +61,19 @@ SECONDS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
     "rate_limit(max_wait)": (lambda one: rate_limit(1, max_wait=one), [-1]),
     "cached(ttl)": (cached, [0, -1]),
     "cached(fresh_for)": (lambda one: cached(60, fresh_for=one), [-1, 61]),
+    "cached(refresh_ahead)": (
+        lambda one: cached(60, fresh_for=10, refresh_ahead=one),
+        [-1, 11],
+    ),
+    "cached(jitter)": (lambda one: cached(60, fresh_for=10, jitter=one), [-0.1, 1.1]),
+    "cached(negative_for)": (
+        lambda one: cached(60, negative=LookupError, negative_for=one),
+        [0, -1],
+    ),
+    "cached(store_timeout)": (
+        lambda one: cached(60, store=SQLiteStore("answers.db"), store_timeout=one),
+        [0, -1],
+    ),
     "circuit_breaker(probe_every)": (
         lambda one: breaker(probe=print, probe_every=one),
         [0, -1],
@@ -89,6 +103,8 @@ COUNTS: dict[str, tuple[Callable[[Any], object], list[Any]]] = {
     "timeout(max_abandoned)": (lambda one: timeout(1, max_abandoned=one), [0, -1, 1.5]),
     "timeout(max_workers)": (lambda one: timeout(1, max_workers=one), [0, -1, 1.5]),
     "MemoryStore(max_entries)": (MemoryStore, [0, -1, 1.5]),
+    "MemoryStore(max_bytes)": (lambda one: MemoryStore(max_bytes=one), [0, -1, 1.5]),
+    "SQLiteStore(max_entries)": (lambda one: SQLiteStore("a.db", max_entries=one), [0, -1]),
     "circuit_breaker(probes)": (lambda one: breaker(probes=one), [0, -1, 1.5]),
     "circuit_breaker(success_threshold)": (
         lambda one: breaker(success_threshold=one),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resilient._version import __version__
+    from resilient.degrade.cache import Cache, cache_of
     from resilient.degrade.cached import Cached, cached
     from resilient.degrade.default import Default, default
     from resilient.degrade.degradations import Degradation, degradation_scope, degradations
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "_version": ("__version__",),
+    "degrade.cache": ("Cache", "cache_of"),
     "degrade.cached": ("Cached", "cached"),
     "degrade.default": ("Default", "default"),
     "degrade.degradations": ("Degradation", "degradation_scope", "degradations"),
@@ -123,6 +125,7 @@ __all__ = [
     "ASGIMiddleware",
     "Bulkhead",
     "BulkheadFull",
+    "Cache",
     "Cached",
     "CallRejected",
     "CallTimeout",
@@ -166,6 +169,7 @@ __all__ = [
     "__version__",
     "asgi_app",
     "bulkhead",
+    "cache_of",
     "cached",
     "circuit_breaker",
     "deadline",

@@ -177,11 +177,6 @@ class Cached(Tier[Never]):
         """Whether a call may be answered without being made."""
         return self.fresh_for > 0 or self.negatives.seconds > 0
 
-    @property
-    def keeps_at_once(self) -> bool:
-        """Whether keeping an answer is so cheap that the fast lane can do it."""
-        return self.shelf is not None and self.shelf.keeps_at_once and not self.shares_calls
-
     def keeper(self) -> Callable[[tuple[Any, ...], Mapping[str, Any], Any, float], bool]:
         """Return the function that keeps an answer, for the fast lane.
 
@@ -208,11 +203,10 @@ class Cached(Tier[Never]):
 
         return keep
 
-    def keep(self, call: Call, value: Any) -> Steps[None]:
+    def keep(self, call: Call, value: Any) -> None:
         """Keep the answer of `call`."""
-        key = self.key_of(call.args, call.kwargs)
-        if key is not None and self.shelf is not None:
-            yield from self.shelf.keep(call, key, value, self.ttl)
+        if self.shelf is not None and self._key is not None:
+            self.keeper()(call.args, call.kwargs, value, 0.0)
 
     def freshness(self, key: Key) -> float:
         """Return for how long an answer for `key` is fresh; not the same for all keys.

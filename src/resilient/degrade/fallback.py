@@ -13,7 +13,6 @@ from resilient.degrade.served import note_all_failed, note_served
 from resilient.degrade.tier import Answer, Tier
 from resilient.engine import clock
 from resilient.engine.call import Call
-from resilient.engine.drivers import drive
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Proceed, Steps
 from resilient.engine.strategy import Accept, Strategy, Target
@@ -90,11 +89,9 @@ class Fallback(Strategy, Generic[D]):
 
     @property
     def accept(self) -> Accept | None:
-        """Keep each answer; where keeping takes steps, leave it to the slow lane."""
+        """Keep each answer."""
         if not self._keepers or not self._attached:
             return None
-        if not all(tier.keeps_at_once for tier in self._keepers):
-            return lambda _args, _kwargs, _value, _seconds: False
         keepers = [tier.keeper() for tier in self._keepers]
         if len(keepers) == 1:
             return keepers[0]
@@ -104,7 +101,7 @@ class Fallback(Strategy, Generic[D]):
         """Keep an answer that came after its caller had given up."""
         if outcome.error is None:
             for tier in self._keepers:
-                drive(tier.keep(call, outcome.value))
+                tier.keep(call, outcome.value)
 
     def steps(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
         """Proceed, and serve a tier if that comes to nothing."""
@@ -130,7 +127,7 @@ class Fallback(Strategy, Generic[D]):
         # What a fallback further in has served is no answer of the dependency.
         if outcome.error is None and call.served is None:
             for tier in self._keepers:
-                yield from tier.keep(call, outcome.value)
+                tier.keep(call, outcome.value)
         return outcome
 
     def _ask(self, tier: Tier[D], call: Call, failed: Outcome) -> Steps[Answer]:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import final
 
 from resilient.degrade.stores.snapshot import IMMUTABLE, snapshot
+from resilient.engine.call import Served
 from resilient.engine.isolation import isolated
 from resilient.engine.locks import new_lock
 from resilient.engine.outcome import Outcome
@@ -25,7 +26,7 @@ carrying: ContextVar[tuple[Flight, ...]] = ContextVar("resilient_flights", defau
 class Flight:
     """One call in progress, and those who wait for what it comes to."""
 
-    __slots__ = ("_taken", "_traceback", "cancel", "due", "landed", "outcome", "waiters")
+    __slots__ = ("_taken", "_traceback", "cancel", "due", "landed", "outcome", "served", "waiters")
 
     def __init__(self) -> None:
         self.waiters: list[Waiter] = []
@@ -33,6 +34,8 @@ class Flight:
         self.landed = False
         #: Whether what arrived is to be called for again soon.
         self.due = False
+        #: What a fallback further in has served instead of an answer.
+        self.served: Served | None = None
         self._taken = False
         self.cancel: Callable[[], object] | None = None
         self._traceback: TracebackType | None = None

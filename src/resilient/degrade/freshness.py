@@ -68,6 +68,7 @@ class Freshness:
             finally:
                 cache.flights.leave(key, flight, waiter)
             outcome = flight.arrived()
+            call.served = flight.served
             if begins and flight.due:
                 yield from self._refresh(key, call, proceed)
             if outcome is not None:
@@ -107,6 +108,7 @@ class Freshness:
                 )
         finally:
             call.attempts, call.retries = shared.attempts, shared.retries
+            flight.served = shared.served
             for variable, one in ((carrying, token), (ambient, limit_token)):
                 if one is not None:
                     cast("Any", variable).reset(one)

@@ -101,16 +101,22 @@ class MsgspecCodec:
     def __init__(self, type: Any = None) -> None:  # noqa: A002 - what it is
         self.type = type
         self.name = f"msgspec:{type!r}"
-        self.encode: Callable[[Any], bytes]
-        self.decode: Callable[[bytes], Any]
         try:
             from msgspec import msgpack
         except ImportError as missing:
             raise InvalidUse(
                 'MsgspecCodec needs msgspec: pip install "resilient-calls[msgspec]"'
             ) from missing
-        self.encode = msgpack.Encoder().encode
-        self.decode = msgpack.Decoder(Any if type is None else type).decode
+        self._encode: Callable[[Any], bytes] = msgpack.Encoder().encode
+        self._decode: Callable[[bytes], Any] = msgpack.Decoder(Any if type is None else type).decode
+
+    def encode(self, value: Any) -> bytes:
+        """Return `value` as MessagePack."""
+        return self._encode(value)
+
+    def decode(self, data: bytes) -> Any:
+        """Return the value of a message, if it fits the type."""
+        return self._decode(data)
 
     def for_target(self, target: Target) -> MsgspecCodec:
         """Return the codec for what `target` returns, unless a type was given."""

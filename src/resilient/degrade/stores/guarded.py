@@ -7,15 +7,17 @@ breakers of their own: what is full can still be read.
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, final
 
 from resilient.degrade.stores import Entry, Store
 from resilient.degrade.stores.behind import Done, WriteBehind
 from resilient.degrade.stores.counts import Counts
-from resilient.engine import settings
+from resilient.engine import clock, settings
 from resilient.engine.call import Call
 from resilient.engine.callables import is_async_function
 from resilient.engine.drivers import drive
@@ -67,6 +69,7 @@ class GuardedStore:
         self.store = store
         self.seconds = seconds
         self.is_async = is_async_function(store.put)
+        self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
         self.name = settings.text("name", getattr(store, "name", type(store).__name__))
         self.counts = Counts.of(self.name)
         self._reading = self._guard("reading", partial(store.get, _PROBE))
@@ -138,7 +141,8 @@ class GuardedStore:
 
     def write_now(self, method: Callable[..., Any], *args: Any) -> Done:
         """Change what the store holds, on this thread."""
-        asking = Call(self._writing, method, args, {}, is_async=False)
+        called = partial(self._on_loop, method) if self.is_async else method
+        asking = Call(self._writing, called, args, {}, is_async=False)
         outcome = drive(self._writing.steps(asking))
         if isinstance(outcome.error, CallRejected):
             return Done.LATER
@@ -146,6 +150,15 @@ class GuardedStore:
             report_broken("cache store", outcome.error)
             return Done.FAILED
         return Done.WRITTEN
+
+    def note_loop(self) -> None:
+        """Remember on which loop an asynchronous store is used, to write there."""
+        with suppress(RuntimeError):  # no loop is running
+            self._loop = weakref.ref(asyncio.get_running_loop())
+
+    def _on_loop(self, method: Callable[..., Any], *args: Any) -> Any:
+        loop = None if self._loop is None else self._loop()
+        return clock.current.run_coroutine(method(*args), loop, self.seconds)
 
     def _ask(
         self,

@@ -22,7 +22,7 @@ from resilient.engine.isolation import isolated, report_broken
 from resilient.engine.key import Key
 from resilient.engine.limits import Limit
 from resilient.engine.outcome import Outcome
-from resilient.engine.steps import Detach, Steps
+from resilient.engine.steps import Steps
 from resilient.errors import CallRejected
 
 __all__ = ["MemoryShelf", "RemoteShelf", "Shelf"]
@@ -45,17 +45,8 @@ class Shelf(Protocol):
     seconds: float
 
     @property
-    def keeps_at_once(self) -> bool:
-        """Whether `put` is all that keeping takes, and waits for nothing."""
-        ...
-
-    @property
     def put(self) -> Callable[[Key, Any, float], None]:
         """The function that keeps a value under a key for some seconds."""
-        ...
-
-    def keep(self, call: Call, key: Key, value: Any, ttl: float) -> Steps[None]:
-        """Keep `value`, which `call` came to."""
         ...
 
     def at_hand(self, key: Key) -> Entry | None:
@@ -89,18 +80,12 @@ class Shelf(Protocol):
 class MemoryShelf:
     """Answers in memory."""
 
-    keeps_at_once = True
     seconds = 0.0
 
     def __init__(self, store: MemoryStore) -> None:
         self.put = store.put
         self.delete = store.delete
         self._store = store
-
-    def keep(self, call: Call, key: Key, value: Any, ttl: float) -> Steps[None]:
-        """Keep `value`."""
-        yield from ()
-        isolated("cache store", None, self._store.put, key, value, ttl)
 
     def at_hand(self, key: Key) -> Entry | None:
         """Return the entry under `key`."""
@@ -138,11 +123,6 @@ class RemoteShelf:
         self.seconds = guarded.seconds
         self._scope = (version, codec.name)
 
-    @property
-    def keeps_at_once(self) -> bool:
-        """Whether there is a thread that writes; a store on an event loop has none."""
-        return not self.guarded.is_async
-
     def name_of(self, key: Key) -> str:
         """Return the name of the answer for `key`."""
         return name_of(key, self.version, self.label, readable=self.readable)
@@ -151,16 +131,9 @@ class RemoteShelf:
         """Have `value` written soon; as it is now."""
         if type(value) not in IMMUTABLE:
             value = snapshot(value)
+        if self.guarded.is_async:
+            self.guarded.note_loop()
         self.guarded.behind.put((self._scope, key), _Answer(self, key, value, ttl))
-
-    def keep(self, call: Call, key: Key, value: Any, ttl: float) -> Steps[None]:
-        """Have `value` written, by the queue or by a task that nobody waits for."""
-        if self.keeps_at_once:
-            isolated("cache store", None, self.put, key, value, ttl)
-            return
-        answer = isolated("cache store", None, _Answer, self, key, snapshot(value), ttl)
-        if answer is not None:
-            yield Detach(answer.steps(call))
 
     def at_hand(self, key: Key) -> Entry | None:
         """Return what waits to be written."""
@@ -266,16 +239,6 @@ class _Answer(_Waiting):
         if done is not Done.LATER:
             guarded.counts.add("written" if done is Done.WRITTEN else "failed")
         return done
-
-    def steps(self, call: Call) -> Steps[None]:
-        """Write the answer from a task."""
-        guarded = self.shelf.guarded
-        made = isolated("cache store", None, self._made, 0.0)
-        if made is None:
-            guarded.counts.add("failed")
-            return
-        outcome = yield from guarded.write(call, guarded.store.put, *made)
-        guarded.counts.add("failed" if outcome.error is not None else "written")
 
     def _made(self, age: float) -> tuple[str, bytes, float]:
         name = self.shelf.name_of(self.key)

@@ -1,0 +1,360 @@
+"""Answers that need no call: refreshed ahead, not all at once, and forgotten when told to."""
+
+# What returns Any may be a coroutine, for all that a type checker knows.
+# pyright: reportUnusedCoroutine=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from resilient import (
+    Cache,
+    InvalidUse,
+    MsgspecCodec,
+    cache_of,
+    cached,
+    default,
+    degradation_scope,
+    pipeline_of,
+    retry,
+    with_fallback,
+)
+from resilient.engine.isolation import broken
+from resilient.testing import VirtualTime, fail
+from tests.degrade.own_stores import AsyncShelves, Shelves, Unwell, refuse
+from tests.doubles import Scripted, calls, each
+from tests.hard_cases.crowd import eventually
+
+
+def test_an_answer_is_called_for_again_before_its_time_is_over(virtual_time: VirtualTime) -> None:
+    """In the last seconds of its freshness an answer is served, and renewed behind the call."""
+    ask = Scripted(1, 2, 3)
+    guarded = with_fallback(cached(ttl=60, fresh_for=10, refresh_ahead=4, jitter=0))(ask)
+    assert guarded() == 1
+    virtual_time.advance(5)
+    assert (guarded(), ask.calls) == (1, 1)
+    virtual_time.advance(2)
+    assert (guarded(), ask.calls) == (1, 2)
+    assert (guarded(), ask.calls) == (2, 2)
+    virtual_time.advance(8)
+    assert (guarded(), ask.calls) == (2, 3)
+
+
+def test_nobody_waits_for_a_refresh_and_it_is_made_once() -> None:
+    """While one refresh hangs, callers are served what is fresh, and begin no further one."""
+    release, begun = threading.Event(), threading.Event()
+    made: list[int] = []
+
+    def ask() -> int:
+        made.append(1)
+        if len(made) > 1:
+            begun.set()
+            release.wait(20)
+        return len(made)
+
+    guarded = with_fallback(cached(ttl=60, fresh_for=30, refresh_ahead=30, jitter=0))(ask)
+    try:
+        assert guarded() == 1
+        assert [guarded() for _ in range(100)] == [1] * 100
+        assert begun.wait(5)
+        assert len(made) == 2
+    finally:
+        release.set()
+    assert eventually(lambda: guarded() >= 2)
+
+
+@pytest.mark.parametrize("store", [None, "shelves"])
+def test_a_refresh_is_a_task_of_its_own(virtual_time: VirtualTime, store: str | None) -> None:
+    """On asyncio too the one who was served does not wait; a refresh that fails changes nothing."""
+    ask = Scripted(1, 2, ConnectionError)
+    tier = cached(
+        ttl=60,
+        fresh_for=10,
+        refresh_ahead=4,
+        jitter=0,
+        store=None if store is None else Shelves(),
+    )
+
+    @with_fallback(tier)
+    async def load() -> Any:
+        await asyncio.sleep(1)
+        return ask()
+
+    async def main() -> None:
+        async def took(expected: int) -> float:
+            began = virtual_time.now()
+            assert await load() == expected
+            return virtual_time.now() - began
+
+        assert await took(1) == 1
+        await asyncio.sleep(7)
+        assert await took(1) == 0
+        await asyncio.sleep(1.5)
+        assert await took(2) == 0
+        await asyncio.sleep(7)
+        assert await took(2) == 0
+        await asyncio.sleep(1.5)
+        assert await took(2) == 0
+
+    virtual_time.run(main())
+
+
+def test_what_was_stored_at_one_time_is_not_called_for_at_one_time(
+    virtual_time: VirtualTime,
+) -> None:
+    """A tenth of the time before a hundred keys end, some have, and at the end all have."""
+    made: list[int] = []
+
+    @with_fallback(cached(ttl=600, fresh_for=100, key="{number}"))
+    def load(number: int) -> int:
+        made.append(number)
+        return number
+
+    def asked_again() -> int:
+        before = len(made)
+        for number in range(100):
+            load(number)
+        return len(made) - before
+
+    assert asked_again() == 100
+    virtual_time.advance(89)
+    assert asked_again() == 0
+    virtual_time.advance(6)
+    assert 10 < asked_again() < 90
+
+
+def test_what_a_fallback_has_served_is_not_stored(virtual_time: VirtualTime) -> None:
+    """A default further in is no answer of the dependency, for a cache around it."""
+    inner = with_fallback(default("instead"))(Scripted(ConnectionError, "answer"))
+    guarded = with_fallback(cached(ttl=60, fresh_for=10))(inner)
+    assert [guarded(), guarded(), guarded()] == ["instead", "answer", "answer"]
+
+
+# Errors that are answers
+
+
+class NotFound(LookupError):
+    """There is no such thing."""
+
+
+def test_errors_are_not_remembered_unless_asked_for(virtual_time: VirtualTime) -> None:
+    """By default each call finds out by itself."""
+    ask = Scripted(NotFound)
+    guarded = with_fallback(cached(ttl=60, fresh_for=10))(ask)
+    for _ in range(3):
+        with pytest.raises(NotFound):
+            guarded()
+    assert ask.calls == 3
+
+
+@pytest.mark.parametrize("fresh_for", [0, 10])
+def test_an_error_that_is_an_answer_is_remembered_for_its_time(
+    virtual_time: VirtualTime, fresh_for: float
+) -> None:
+    """It is raised without a call, for that key only, until its time is over."""
+    made: list[str] = []
+
+    @with_fallback(cached(ttl=60, fresh_for=fresh_for, negative=NotFound, negative_for=5))
+    def load(user: str) -> str:
+        made.append(user)
+        raise NotFound(user) if user == "nobody" else ConnectionError
+
+    lengths: set[int] = set()
+    for _ in range(3):
+        with pytest.raises(NotFound) as caught:
+            load("nobody")
+        lengths.add(len(caught.traceback))
+        with pytest.raises(ConnectionError):
+            load("u1")
+    assert made == ["nobody", "u1", "u1", "u1"]
+    assert max(lengths) <= 4
+    virtual_time.advance(5.1)
+    with pytest.raises(NotFound):
+        load("nobody")
+    assert made.count("nobody") == 2
+
+
+# By hand
+
+
+@each("store", {"memory": lambda: None, "own": Shelves, "down": lambda: Unwell(refuse)})
+def test_an_invalidated_answer_is_served_no_more(virtual_time: VirtualTime, store: Any) -> None:
+    """Neither as fresh nor as stale, whether or not the store can be reached."""
+    ask = Scripted("old", "new", ConnectionError)
+    tier = cached(ttl=60, fresh_for=10, key="{user}", store=store())
+    guarded = with_fallback(tier, "instead")(lambda user: ask() if user == "u1" else user)
+    for number in range(5):  # the first three find out that the store is down
+        guarded(f"other {number}")
+    assert [guarded("u1"), guarded("u1")] == ["old", "old"]
+    cache_of(guarded).invalidate("u1")
+    assert guarded("u1") == "new"
+    cache_of(guarded).invalidate(user="u1")
+    assert guarded("u1") == "instead"
+
+
+def test_an_invalidation_is_made_up_for_when_the_store_is_back(virtual_time: VirtualTime) -> None:
+    """What could not be deleted is deleted later: another process does not serve it for ever."""
+    store = Unwell(refuse)
+    store.unwell = False
+    guarded = with_fallback(cached(ttl=600, key="{user}", store=store))(lambda user: user)
+    guarded("u1")
+    assert [name for name in store.kept if "u1" in name]
+    store.unwell = True
+    cache_of(guarded).invalidate("u1")
+    virtual_time.advance(20)
+    store.unwell = False
+    virtual_time.advance(2)
+    assert not [name for name in store.kept if "u1" in name]
+
+
+async def test_an_asynchronous_store_forgets_too() -> None:
+    """An answer in an asynchronous store is deleted, in a task of the loop."""
+    store = AsyncShelves(lambda: asyncio.sleep(0))
+
+    @with_fallback(cached(ttl=60, key="{user}", store=store))
+    async def load(user: str) -> str:
+        return user
+
+    await load("u1")
+    await asyncio.sleep(0.05)
+    assert [name for name in store.inner.kept if "u1" in name]
+    cache_of(load).invalidate("u1")
+    await asyncio.sleep(0.05)
+    assert not [name for name in store.inner.kept if "u1" in name]
+
+
+def test_a_method_is_invalidated_through_its_object(virtual_time: VirtualTime) -> None:
+    """`cache_of(shop.price)` knows the shop."""
+
+    class Shop:
+        def __init__(self, tenant: str) -> None:
+            self.tenant = tenant
+            self.asked = 0
+
+        @with_fallback(cached(ttl=60, fresh_for=10, key="{self.tenant}/{item}"))
+        def price(self, item: str) -> int:
+            self.asked += 1
+            return self.asked
+
+    shop, other = Shop("a"), Shop("b")
+    assert [shop.price("book"), other.price("book")] == [1, 1]
+    cache_of(shop.price).invalidate("book")
+    assert [shop.price("book"), other.price("book")] == [2, 1]
+
+
+def test_warming_makes_the_calls_that_are_needed(virtual_time: VirtualTime) -> None:
+    """What is fresh is not called for; what fails is not counted, and ends nothing."""
+
+    @with_fallback(cached(ttl=60, fresh_for=10, key="{user}"), default("instead"))
+    def load(user: str) -> str:
+        made.append(user)
+        if user == "bad":
+            raise ConnectionError
+        return user
+
+    made: list[str] = []
+    load("u1")
+    assert cache_of(load).warm([("u1",), {"user": "u2"}, ("bad",), ("u3",)]) == 3
+    assert made == ["u1", "u2", "bad", "u3"]
+    with fail(pipeline_of(load).name, ConnectionError), degradation_scope() as degraded:
+        assert [load("u2"), load("u3")] == ["u2", "u3"]
+    assert degraded == []
+
+
+async def test_warming_an_asynchronous_function_keeps_to_its_width() -> None:
+    """So many calls at once, and no more."""
+    now = most = 0
+
+    @with_fallback(cached(ttl=60, key="{user}"))
+    async def load(user: int) -> int:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.001)
+        now -= 1
+        return user
+
+    warmed: Any = cache_of(load).warm([(number,) for number in range(20)], at_once=3)
+    assert await warmed == 20
+    assert most == 3
+
+
+def test_a_function_without_a_cache_has_nothing_to_invalidate() -> None:
+    """What is not cached, not guarded or has no key is told at once."""
+    with pytest.raises(InvalidUse, match="no cached"):
+        cache_of(retry(on=OSError)(len))
+    with pytest.raises(InvalidUse, match="not guarded"):
+        cache_of(len)
+    guarded = with_fallback(cached(ttl=60))(Scripted("answer"))
+    with pytest.raises(InvalidUse, match="no stable key"):
+        cache_of(guarded).invalidate(object())
+    with pytest.raises(InvalidUse, match="tuple"):
+        cache_of(guarded).warm(["u1"])  # type: ignore[list-item]
+    assert isinstance(cache_of(guarded), Cache)
+
+
+# Typed values
+
+
+@dataclass
+class Item:
+    """Something to sell."""
+
+    name: str
+    since: dt.date
+    sizes: tuple[int, ...] = ()
+
+
+def test_typed_values_come_back_as_what_they_are(virtual_time: VirtualTime) -> None:
+    """With msgspec the type of the function's answers is that of what is served."""
+    item = Item("book", dt.date(2026, 1, 1), (1, 2))
+    down = False
+
+    @with_fallback(cached(ttl=60, store=Shelves(), codec=MsgspecCodec()))
+    def load() -> list[Item]:
+        if down:
+            raise ConnectionError
+        return [item]
+
+    load()
+    down = True
+    assert load() == [item]
+
+
+def test_a_value_of_an_older_shape_is_not_served(virtual_time: VirtualTime) -> None:
+    """What does not fit the type is a miss, whatever wrote it."""
+    store = Shelves()
+    old = MsgspecCodec(dict[str, int])
+    old.name = MsgspecCodec(Item).name
+    with_fallback(cached(ttl=60, key="one", store=store, codec=old))(Scripted({"a": 1}))()
+    guarded = with_fallback(
+        cached(ttl=60, key="one", store=store, codec=MsgspecCodec(Item)), "instead"
+    )(Scripted(ConnectionError))
+    before = broken["cache store"]
+    assert guarded() == "instead"
+    assert broken["cache store"] == before + 1
+
+
+def test_the_type_must_be_known(virtual_time: VirtualTime) -> None:
+    """Without an annotation, or with one that cannot be read, it is told when decorating."""
+
+    def untyped(user):
+        return user
+
+    for function in (untyped, Scripted("answer")):
+        with pytest.raises(InvalidUse, match="what it returns"):
+            with_fallback(cached(ttl=60, store=Shelves(), codec=MsgspecCodec()))(function)
+
+
+def test_calls_that_are_shared_are_counted_for_each_caller(virtual_time: VirtualTime) -> None:
+    """Fresh answers are successes, and errors that are remembered are failures."""
+    guarded = with_fallback(cached(ttl=60, fresh_for=10))(retry(on=OSError)(Scripted("answer")))
+    for _ in range(5):
+        guarded()
+    assert calls(pipeline_of(guarded).name)["success"] >= 5
