@@ -231,6 +231,48 @@ def test_a_check_from_before_the_loop_runs_on_that_of_started() -> None:
     health.started(False)
 
 
+def test_a_probe_that_comes_before_the_loop_does_not_keep_a_check_from_it() -> None:
+    """Kubernetes asks while the service starts: `started` still says on which loop checks run."""
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    @health.check("asked early", every=0.01)
+    async def ping() -> None:
+        loops.append(asyncio.get_running_loop())
+
+    health.startup()
+    until("asked early", "pass")
+
+    async def main() -> None:
+        health.started()
+        own = asyncio.get_running_loop()
+        while own not in loops:
+            await asyncio.sleep(0.005)
+        health.remove("asked early")
+
+    asyncio.run(asyncio.wait_for(main(), 5))
+    health.started(False)
+
+
+def test_a_check_stays_on_its_loop_wherever_it_is_asked_for() -> None:
+    """A page that is served on another loop takes no check away from that of the service."""
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def ping() -> None:
+        loops.append(asyncio.get_running_loop())
+
+    async def page() -> None:
+        health.ready()
+
+    async def main() -> None:
+        health.check("stays", ping, every=60)
+        await asyncio.to_thread(asyncio.run, page())
+        while not loops:
+            await asyncio.sleep(0.005)
+        assert loops == [asyncio.get_running_loop()]
+
+    asyncio.run(asyncio.wait_for(main(), 5))
+
+
 def test_an_asynchronous_check_on_a_blocked_loop_is_red() -> None:
     """It cannot answer, and that is a failure: nobody waits for the loop."""
 

@@ -212,6 +212,16 @@ def test_a_loop_that_has_ended_is_not_stuck(virtual_time: VirtualTime) -> None:
         assert health.live().as_dict() == {"status": "pass"}
 
 
+def test_a_loop_can_be_watched_after_another_that_nobody_asked_about() -> None:
+    """A service that is started again and again in its tests watches its loop each time."""
+
+    async def main() -> None:
+        health.watch_loop(limit=5)
+
+    for _ in range(3):
+        asyncio.run(main())
+
+
 def test_a_loop_that_is_stopped_is_not_stuck_and_watched_again_when_it_goes_on() -> None:
     """Some programs run a loop for a task at a time."""
     loop = asyncio.new_event_loop()

@@ -70,9 +70,11 @@ class Prober:
             self._schedule(self._round, 0.0 if at_once else self._every)
 
     def note_loop(self) -> None:
-        """Take note of the loop that runs here, if any, as the one for asynchronous probes."""
-        with suppress(RuntimeError):  # no loop is running
-            self._loop = weakref.ref(asyncio.get_running_loop())
+        """Take the loop that runs here, if any, for asynchronous probes, unless one is at work."""
+        known = None if self._loop is None else self._loop()
+        if known is None or not known.is_running():
+            with suppress(RuntimeError):  # no loop is running
+                self._loop = weakref.ref(asyncio.get_running_loop())
 
     def next_in(self) -> float:
         """Return the seconds until the next probe is made, 0 while one is."""

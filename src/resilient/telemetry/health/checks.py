@@ -113,9 +113,11 @@ def remove(name: str) -> None:
         raise InvalidUse(f"there is no health check named {name!r}")
 
 
-def begin_checks() -> None:
-    """Begin to ask, if that has not begun."""
+def begin_checks(*, here: bool = False) -> None:
+    """Begin to ask, if that has not begun; asynchronous checks on the loop `here`, if asked for."""
     for one in _checks.all():
+        if here:
+            one.prober.note_loop()
         one.begin()
 
 
@@ -159,19 +161,19 @@ class _Check:
                 f"the health check {name!r} is called without arguments, and "
                 f"{plain_name(checked)} needs some"
             )
-        self._prober = Prober(f"check {name}", checked, every, timeout, self._came_to)
-        self._prober.note_loop()
+        self.prober = Prober(f"check {name}", checked, every, timeout, self._came_to)
+        self.prober.note_loop()
 
     def begin(self) -> None:
         """Begin to ask, once; from then on the prober sees to it, in forked children too."""
         with self._beginning:
             begun, self._begun = self._begun, True
         if not begun:
-            self._prober.start(at_once=True)
+            self.prober.start(at_once=True)
 
     def end(self) -> None:
         """Ask no more."""
-        self._prober.stop()
+        self.prober.stop()
 
     def _came_to(self, outcome: Outcome) -> None:
         now, before = clock.now(), self._result

@@ -41,6 +41,8 @@ class Watch:
         self._loop = None if loop is None else weakref.ref(loop)
         self._told = False
         self.beat()
+        if name in _watched:
+            _watched[name].is_at_work()  # ends, if it is that of a loop that has ended
         _names.claim(name, self)
         _watched[name] = self
         if loop is not None:

@@ -33,7 +33,7 @@ def started(value: bool = True) -> None:
         >>> health.started(False)
     """
     _Process.started = value
-    begin_checks()
+    begin_checks(here=True)
 
 
 def startup() -> Report:
