@@ -273,6 +273,18 @@ def test_metrics_show_what_is_in_flight_and_that_no_more_is_taken() -> None:
     assert shown()["requests_rejected"] == before["requests_rejected"] + 1  # type: ignore[operator]
 
 
+def test_a_loop_is_not_blocked_by_waiting_for_it() -> None:
+    """What is in flight on a loop could never end: that is told, and how to wait instead."""
+
+    async def main() -> None:
+        drained = drain(60)
+        with pytest.raises(InvalidUse, match="await drain"):
+            drained.wait()
+        assert await drained is True
+
+    asyncio.run(main())
+
+
 def test_draining_twice_is_draining() -> None:
     """Both who drain are told; taken back, the process is ready again."""
     first, second = drain(1), drain(1)

@@ -6,6 +6,7 @@ a unit makes are part of it, and go on while the process is draining.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 from collections.abc import Callable, Generator, Iterable
@@ -221,7 +222,16 @@ class Drain:
         return drive_async(self._steps()).__await__()
 
     def wait(self) -> bool:
-        """Block this thread until nothing is in flight; return False if that is not in time."""
+        """Block this thread until nothing is in flight; return False if that is not in time.
+
+        Raises:
+            InvalidUse: If an event loop is running on this thread.
+        """
+        if asyncio._get_running_loop() is not None:
+            raise InvalidUse(
+                "wait() would block the event loop, and with it what is in flight: "
+                "`await drain(...)` in a coroutine"
+            )
         return drive(self._steps())
 
     def resume(self) -> None:
