@@ -138,7 +138,7 @@ def test_an_event_has_no_key_that_is_not_listed(logs: list[Any], virtual_time: V
     for log in logs:
         event = EVENTS[log["event"]]
         assert log["log_level"] == event.level
-        allowed = {*event.keys, *(REPEAT_KEYS if event.limited_by else ())}
+        allowed = {*event.keys, *(REPEAT_KEYS if event.limit else ())}
         assert set(log) - {"event", "log_level"} <= allowed
 
 

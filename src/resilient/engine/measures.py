@@ -154,7 +154,7 @@ class Measures:
             "resilient.call_rejected",
             dependency=self.name,
             reason=reason,
-            retry_in_seconds=None if retry_after is None else round(retry_after, 3),
+            retry_in_seconds=retry_after,
         )
 
     def detected(self, seconds: float) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, final
 
 from resilient.engine.isolation import isolated
 from resilient.telemetry.logs import Log
-from resilient.telemetry.repeats import Repeats
+from resilient.telemetry.repeats import Limit, Repeats
 
 __all__ = ["EVENTS", "REPEAT_KEYS", "Event", "log", "repeats"]
 
@@ -29,17 +29,16 @@ class Event:
     Attributes:
         level: The level at which it is logged.
         keys: All keys that it can have, those of repeats left out.
-        limited_by: Summed up for each combination of these keys, what failed first; none
-            if each occurrence is told.
+        limit: What tells one kind from another of which only the first is told; None if each is.
     """
 
     level: Literal["info", "warning", "error"]
     keys: tuple[str, ...]
-    limited_by: tuple[str, ...] = ()
+    limit: Limit | None = None
 
 
 def _event(level: Literal["info", "warning", "error"], keys: str, limited_by: str = "") -> Event:
-    return Event(level, tuple(keys.split()), tuple(limited_by.split()))
+    return Event(level, tuple(keys.split()), Limit(*limited_by.split()) if limited_by else None)
 
 
 #: Every event of the library, by name.
@@ -80,8 +79,8 @@ _log = Log("resilient")
 def log(name: str, fields: Mapping[str, Any]) -> None:
     """Log one signal, or count it if it is one of many."""
     event = EVENTS.get(name, _UNLISTED)
-    if event.limited_by:
-        if not repeats.is_first(name, event.limited_by, fields):
+    if event.limit is not None:
+        if not repeats.is_first(name, event.limit, fields):
             return
     elif name == "resilient.circuit_opened":
         fields = {**fields, **isolated("event", {}, _for_those_on_call, fields["dependency"])}
@@ -91,7 +90,11 @@ def log(name: str, fields: Mapping[str, Any]) -> None:
 
 
 def _tell(name: str, fields: Mapping[str, Any]) -> None:
-    said = {key: value for key, value in fields.items() if value is not None}
+    said = {
+        key: round(value, 3) if type(value) is float else value
+        for key, value in fields.items()
+        if value is not None
+    }
     _log.tell(EVENTS.get(name, _UNLISTED).level, name, said)
 
 

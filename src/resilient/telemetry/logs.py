@@ -68,11 +68,10 @@ class Log:
         )
 
     def _bind(self) -> None:
-        self._config = structlog.get_config()
-        self._by_structlog = structlog.is_configured()
-        self._streams = sys.stdout, sys.stderr
+        config, by_structlog = structlog.get_config(), structlog.is_configured()
+        streams = sys.stdout, sys.stderr
         logger = self._given
-        if logger is None and self._by_structlog:
+        if logger is None and by_structlog:
             logger = structlog.get_logger(self._name)
         elif logger is None:
             logger = logging.getLogger(self._name)
@@ -81,7 +80,9 @@ class Log:
         elif hasattr(logger, "bind"):
             logger = logger.bind()
             logger = getattr(logger, "sync_bl", logger)  # of one whose methods are coroutines
+        # Last comes what another thread looks at before it takes a method.
         self._methods = {level: getattr(logger, level) for level in LEVELS}
+        self._by_structlog, self._streams, self._config = by_structlog, streams, config
 
 
 @final

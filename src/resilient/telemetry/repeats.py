@@ -7,8 +7,9 @@ with their number. The counts of all lines, those without one being 1, are what 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextvars import Context
+from operator import itemgetter
 from typing import Any, final
 
 from resilient.engine import clock
@@ -16,17 +17,29 @@ from resilient.engine.clock import Timer
 from resilient.engine.isolation import isolated
 from resilient.engine.locks import new_lock
 
-__all__ = ["INTERVAL", "Repeats"]
+__all__ = ["INTERVAL", "Limit", "Repeats"]
 
 #: Seconds between two summaries.
 INTERVAL = 10.0
 #: More kinds than this are summed up together, for each event.
 MOST_KINDS = 1000
+OTHER = "other"
 
 #: Called with the name of an event and its fields.
 Tell = Callable[[str, Mapping[str, Any]], object]
-#: The name of an event, that of what has failed, and what else tells one kind from another.
-Kind = tuple[Any, ...]
+
+
+@final
+class Limit:
+    """What tells one kind of an event from another: each is told once, and then summed up."""
+
+    __slots__ = ("kind_of", "whose")
+
+    def __init__(self, whose: str, *more: str) -> None:
+        """Name the key of an event for what has failed, and further ones."""
+        self.whose = whose
+        self.kind_of: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+        self.kind_of = itemgetter(whose, whose, *more)  # two at least: of one it makes no tuple
 
 
 @final
@@ -43,8 +56,7 @@ class _Repeat:
 
     def summary_locked(self) -> dict[str, Any]:
         """Return the fields of one line for all that have not been told."""
-        seconds = round(clock.now() - self.since, 3)
-        summary = {**self.fields, "count": self.count, "for_seconds": seconds}
+        summary = {**self.fields, "count": self.count, "for_seconds": clock.now() - self.since}
         self.count = 0
         return summary
 
@@ -56,22 +68,19 @@ class Repeats:
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
         self._lock = new_lock()
-        self._kinds: dict[Kind, _Repeat] = {}
+        self._kinds: dict[tuple[str, tuple[Any, ...]], _Repeat] = {}
         self._timer: Timer | None = None
         # A child, or a test with a clock of its own, has nothing to tell of what was before.
         os.register_at_fork(after_in_child=self.forget)
         clock.followers.append(lambda _now: self.forget())
 
-    def is_first(self, name: str, keys: Sequence[str], fields: Mapping[str, Any]) -> bool:
-        """Whether an event is to be told now; if not, it is counted for the next summary.
-
-        `keys` are those of `fields` that tell one kind of it from another.
-        """
-        kind: Kind = (name, *map(fields.get, keys))
+    def is_first(self, name: str, limit: Limit, fields: Mapping[str, Any]) -> bool:
+        """Whether an event is to be told now; if not, it is counted for the next summary."""
+        kind = name, limit.kind_of(fields)
         with self._lock:
             repeat = self._kinds.get(kind)
             if repeat is None and len(self._kinds) >= MOST_KINDS:
-                kind, fields = (name, "other"), {**fields, keys[0]: "other"}
+                kind, fields = (name, (OTHER,)), {**fields, limit.whose: OTHER}
                 repeat = self._kinds.get(kind)
             if repeat is None:
                 self._kinds[kind] = _Repeat()
@@ -82,14 +91,14 @@ class Repeats:
             repeat.fields = fields
             return False
 
-    def end(self, dependency: object) -> None:
-        """Tell what has not been told of `dependency`: an outage is over, the next one is new."""
+    def end(self, whose: object) -> None:
+        """Tell what has not been told of a dependency: an outage is over, the next one is new."""
         with self._lock:
-            kinds = [kind for kind in self._kinds if kind[1] == dependency]
+            ended = {kind: one for kind, one in self._kinds.items() if kind[1][0] == whose}
+            for kind in ended:
+                del self._kinds[kind]
             summaries = [
-                (kind[0], repeat.summary_locked())
-                for kind in kinds
-                if (repeat := self._kinds.pop(kind)).count
+                (kind[0], one.summary_locked()) for kind, one in ended.items() if one.count
             ]
         self._tell_all(summaries)
 
