@@ -38,8 +38,6 @@ class FailoverTo(Strategy, Reported):
     `return_after` seconds one call tries the function again, and those before the one in use; with
     a `probe` no call has to, and calls return when it says so.
 
-    What an equivalent answers counts as degraded, as with the tier `failover(...)`.
-
     Arguments:
         equivalents: Functions that take the same arguments, in the order in which to try them.
             Give each its own time limit, and a breaker if it is worth one.
@@ -49,6 +47,7 @@ class FailoverTo(Strategy, Reported):
         probe_every: Seconds from one probe to the next, and for each; above 0.
         on: Which errors they are for: exception types, or a predicate. Rejections are among them.
         exclude: Which errors they are not for.
+        degraded: Whether what an equivalent answers counts as degraded; not if it is as good.
 
     When all fail, the error of the function itself is raised, with a note on each equivalent.
 
@@ -82,6 +81,7 @@ class FailoverTo(Strategy, Reported):
         probe_every: float = 1.0,
         on: Matches = Exception,
         exclude: Matches | None = None,
+        degraded: bool = True,
     ) -> None:
         super().__init__()
         if not equivalents:
@@ -91,6 +91,7 @@ class FailoverTo(Strategy, Reported):
         self.return_after = settings.seconds("return_after", return_after, above_zero=True)
         self.probe = None if probe is None else settings.function("probe", probe)
         self.probe_every = settings.seconds("probe_every", probe_every, above_zero=True)
+        self.degraded = bool(degraded)
         self._fails_over = speaks_for(on, exclude)
         self._begin(["the function"])
 
@@ -161,7 +162,7 @@ class FailoverTo(Strategy, Reported):
                 failed = outcomes[0].error if 0 in outcomes else None
                 reason = self._reason if failed is None else type(failed).__name__
                 self._worked(one, reason, returned=tries_to_return)
-                if one:
+                if one and self.degraded:
                     note_served(call, "failover", None, reason)
                 return outcome
             if self._is_the_callers(call, error) or not self._fails_over(error):
