@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ TO_RUN = [example for example in EXAMPLES if "no-run" not in example.marks]
 def name_of(example: Example) -> str:
     """Return where an example stands, such as `docs/index.md:14`."""
     return f"{example.source.page.relative_to(ROOT).as_posix()}:{example.source.line}"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_left_of_other_tests() -> None:
+    """Forget their breakers and the like, which health would still see."""
+    gc.collect()
 
 
 @pytest.mark.parametrize("example", TO_RUN, ids=name_of)
