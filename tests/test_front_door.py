@@ -12,7 +12,16 @@ import pytest
 import resilient
 
 INIT = Path(resilient.__file__)
-OPTIONAL = ["redis", "starlette", "httpx", "fastapi", "msgspec", "pytest"]
+OPTIONAL = [
+    "redis",
+    "starlette",
+    "httpx",
+    "fastapi",
+    "msgspec",
+    "psycopg",
+    "opentelemetry",
+    "pytest",
+]
 VOCABULARY = ["prometheus_client", "structlog", "tenacity", "pybreaker"]
 
 
