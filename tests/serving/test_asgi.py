@@ -285,6 +285,15 @@ async def test_a_deadline_ends_a_stream() -> None:
     assert [one["status"] for one in sent if "status" in one] == [200]
 
 
+async def test_requests_that_are_over_leave_no_timers() -> None:
+    """A thousand requests with a minute each do not keep a thousand timers for a minute."""
+    app = ASGIMiddleware(asgi_serving(lambda: b""))
+    for number in range(1000):
+        await ask_asgi_app(app, scope_of("/", X_Request_Timeout_Ms=str(60_000 - number % 7)))
+    timers: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+    assert len([one for one in timers if not one.cancelled()]) <= 2
+
+
 async def test_what_is_left_behind_sends_nothing_after_a_refusal() -> None:
     """A task of the application that comes too late does not send a second response."""
     late = asyncio.Event()

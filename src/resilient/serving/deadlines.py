@@ -10,6 +10,7 @@ from resilient.engine import settings
 from resilient.engine.limits import remaining
 from resilient.engine.locks import new_lock
 from resilient.engine.reported import Reading, Reported
+from resilient.engine.timers import Cuts
 from resilient.strategies.timeout import Deadline
 
 __all__ = ["DEADLINE_HEADER", "RequestDeadline", "deadline_headers", "seconds_in"]
@@ -20,6 +21,8 @@ DEADLINE_HEADER = "X-Request-Timeout-Ms"
 _TIME_LEFT = re.compile(r"([0-9]{1,8})([HMSmun]?)")
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "": 1e-3, "u": 1e-6, "n": 1e-9}
 _MOST_MILLISECONDS = 99_999_999
+#: One timer for many requests: with one each, those would stay until their deadlines.
+_cuts = Cuts()
 
 
 def seconds_in(value: str) -> float | None:
@@ -65,6 +68,10 @@ def deadline_headers(header: str = DEADLINE_HEADER) -> dict[str, str]:
 
 class RequestDeadline(Deadline):
     """The deadline of a request, which has a name of its own where a function would have one."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.cuts = _cuts
 
     @property
     def label(self) -> str:

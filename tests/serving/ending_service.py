@@ -1,0 +1,51 @@
+"""A service that is told to end while a request is in flight, by each kind of server.
+
+`asgi` and `wsgi` are its applications; as a program it runs uvicorn by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from typing import Any
+
+import flask
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+import resilient
+import resilient.integrations.flask
+import resilient.integrations.starlette
+
+SECONDS = 0.7
+
+
+async def slow(request: Any) -> PlainTextResponse:
+    await asyncio.sleep(SECONDS)
+    return PlainTextResponse("finished")
+
+
+def slow_too() -> str:
+    time.sleep(SECONDS)
+    return "finished"
+
+
+asgi = Starlette(routes=[Route("/slow", slow)])
+resilient.integrations.starlette.install(asgi)
+
+wsgi = flask.Flask("ending")
+wsgi.add_url_rule("/slow", view_func=slow_too)
+if "gunicorn" in sys.modules:  # by it alone, or it would say of the other that startup is done
+    resilient.integrations.flask.install(wsgi)
+
+# Not on the service's own port, which is closed when the server stops.
+resilient.serve(port=int(os.environ["OPS_PORT"]))
+
+if __name__ == "__main__":
+    import uvicorn
+
+    resilient.drain_on_sigterm()
+    uvicorn.run(asgi, host="127.0.0.1", port=int(sys.argv[1]))
