@@ -7,11 +7,13 @@ import random
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 __all__ = ["IMPORTS", "USES", "in_fresh_process", "seconds_of_statements"]
 
+ROOT = Path(__file__).parents[1]
 #: What is imported, by library.
 IMPORTS = {
     name: f"import {name}"
@@ -59,7 +61,7 @@ print(perf_counter() - started)
 def in_fresh_process(*arguments: str) -> Any:
     """Return what `python ARGUMENTS` prints, which is JSON."""
     done = subprocess.run(
-        [sys.executable, *arguments], check=True, stdout=subprocess.PIPE, text=True
+        [sys.executable, *arguments], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
     return json.loads(done.stdout)
 

@@ -24,6 +24,7 @@ __all__ = [
     "Lines",
     "by_hand",
     "observed",
+    "observed_stack",
     "same_events",
     "without_metrics",
 ]
@@ -107,6 +108,11 @@ def observed(function: Function, lines: Lines) -> Function:
         return function(key)
 
     return call
+
+
+def observed_stack(function: Function) -> Function:
+    """Tell of a call through `stack`, below the level that structlog is set to show."""
+    return observe("payment", fields=["key"])(stack(function))
 
 
 def same_events() -> None:

@@ -146,7 +146,6 @@ def memory(count: int, how: str) -> dict[str, float]:
 
 def mirror(registry: CollectorRegistry) -> CollectorRegistry:
     """Return a registry with prometheus-client's own metrics, of the same series and values."""
-    disable_created_metrics()
     kinds = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
     copy = CollectorRegistry()
     for family in registry.collect():
@@ -188,6 +187,7 @@ def scrape(count: int, rounds: int) -> dict[str, Any]:
     for collector in list(REGISTRY._collector_to_names):
         REGISTRY.unregister(collector)
     register_metrics()
+    disable_created_metrics()
     native = mirror(REGISTRY)
     ours, theirs = lines_of(exposition()[0]), lines_of(generate_latest(native))
     assert ours == theirs, f"{ours} series, and {theirs} of prometheus-client's"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks import observed, proofs
-from benchmarks.rows.row import Row, Section, unit_of
+from benchmarks.rows.row import Row, Section, ours_row, unit_of
+from benchmarks.rows.success import STACK
 from benchmarks.services import answer
 
 __all__ = ["BY_HAND", "OBSERVED", "WITHOUT_METRICS", "telling"]
@@ -30,6 +31,12 @@ def telling() -> Section:
                 (observed.same_events,),
             ),
             Row(unit.beside(BY_HAND, observed.by_hand(answer, lines))),
+            ours_row(
+                f"observe, below the level + {STACK}",
+                observed.observed_stack,
+                *shown,
+                proofs.counts_every_call,
+            ),
             Row(
                 unit.beside(WITHOUT_METRICS, silent(answer), is_ours=True),
                 tuple(partial(proof, silent) for proof in shown),

@@ -16,3 +16,9 @@ def test_a_call_without_metrics_is_guarded_all_the_same() -> None:
     for proof in (proofs.breaks, proofs.retries, proofs.serves_default):
         proof(observed.without_metrics)
     assert observed.without_metrics(answer)("u1") == "u1"
+
+
+def test_an_observed_stack_does_its_work() -> None:
+    """It breaks, retries, serves a default and counts, with events around it."""
+    for proof in (proofs.breaks, proofs.retries, proofs.serves_default, proofs.counts_every_call):
+        proof(observed.observed_stack)

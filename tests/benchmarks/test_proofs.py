@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import ours, proofs
+from benchmarks.rows import windows
 from benchmarks.services import Service, wrapped, wrapped_async
 
 COLOURS = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
@@ -115,3 +116,13 @@ def test_what_is_not_guarded_passes_no_proof(proof: proofs.Proof) -> None:
     """Where nothing is counted, there is nothing to show."""
     with pytest.raises((AssertionError, TypeError, ConnectionError)):
         proof(wrapped)
+
+
+def test_every_window_is_shown_to_be_as_large_as_it_says() -> None:
+    """Each row about windows has a proof, which leaves the window full."""
+    found = windows.windows()
+
+    for row in found.rows[:3]:
+        [proof] = row.proofs
+        proof()
+    assert [row.subject.name for row in found.rows[:2]] == ["window of 10", "window of 100"]
