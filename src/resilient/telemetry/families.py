@@ -21,6 +21,7 @@ from resilient.errors import InvalidUse
 from resilient.strategies.breaker.circuit import CLOSED, HALF_OPEN, OPEN
 from resilient.strategies.breaker.interface import all_breakers
 from resilient.strategies.bulkhead import Bulkhead
+from resilient.telemetry import exemplars
 
 __all__ = ["Counted", "Family", "all_families", "bucket_labels", "counted_families"]
 
@@ -65,7 +66,8 @@ class Family:
         for values, value in self.series.items():
             labels = dict(zip(self.labels, values, strict=True))
             if not isinstance(value, Histogram):
-                samples.append(Sample(name, labels, value))
+                exemplar = exemplars.of(self.name, labels) if self.kind == "counter" else None
+                samples.append(Sample(name, labels, value, exemplar=exemplar))
                 continue
             total = 0
             counts = accumulate(value.counts[:])
