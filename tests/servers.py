@@ -363,3 +363,15 @@ class GunicornServer(Server):
     def _command(self) -> list[str]:
         options = [f"--bind={self.host}:{self.port}", f"--workers={self.workers}", *self._options]
         return [sys.executable, "-m", "gunicorn", *options, self._application]
+
+
+class UvicornServer(GunicornServer):
+    """Uvicorn with two workers of one application."""
+
+    name = "uvicorn"
+    ready = "Application startup complete"
+    workers = 2
+
+    def _command(self) -> list[str]:
+        options = [f"--host={self.host}", f"--port={self.port}", f"--workers={self.workers}"]
+        return [sys.executable, "-m", "uvicorn", *options, *self._options, self._application]

@@ -16,7 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from tests.doubles import each
-from tests.servers import PATIENCE, GunicornServer
+from tests.servers import PATIENCE, GunicornServer, UvicornServer
 
 INTERVAL = 0.3
 PRELOAD = {"forked, then loaded": (), "loaded, then forked": ("--preload",)}
@@ -76,6 +76,16 @@ def test_counts_of_four_workers_add_up_after_a_graceful_stop(
     assert seen["requests_total",] == 100
     assert 0 < page[CALLS] <= seen[CALLS]
     assert pids
+
+
+def test_counts_of_workers_that_end_by_a_signal_add_up(tmp_path: Path) -> None:
+    """Uvicorn runs nothing when a process ends; the end of the lifespan before it will do."""
+    settings = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PUBLISH_EVERY": "600"}
+    application = APPLICATION.replace(":app", ":asgi_app")
+    with UvicornServer(application, **settings) as server:
+        for _ in range(50):
+            server.get("/")
+    assert left_behind(tmp_path)[CALLS] == 50
 
 
 @each("options", PRELOAD)
@@ -262,8 +272,9 @@ class Nosy(Reported):
         exposition()  # comes back to the one who asks
         return [Reading("nosy", "Asked", "gauge", {}, 1)]
 
-nosy = Nosy()
+nosy, too = Nosy(), Nosy()
 nosy.report()
+too.report()
 register_metrics(publish_every=0.01)
 ask = circuit_breaker("upstream", fail_max=9)(lambda: "answer")
 
@@ -294,7 +305,7 @@ def test_pages_forks_and_calls_at_the_same_time_agree(tmp_path: Path) -> None:
     counts = [page[CALLS] for page in pages]
     assert counts == sorted(counts)
     assert counts[-1] == 4 * 500 + 10
-    assert pages[-1]["resilient_nosy",] == 1
+    assert pages[-1]["resilient_nosy",] == 2
 
 
 def test_a_page_can_be_read_where_nothing_can_be_locked(tmp_path: Path) -> None:

@@ -368,7 +368,7 @@ def test_http_2_has_no_connection_to_close() -> None:
     assert "Connection" not in answer.headers
 
 
-@each("kind", {"lifespan": "lifespan", "websocket": "websocket", "one to come": "webtransport"})
+@each("kind", {"websocket": "websocket", "one to come": "webtransport"})
 async def test_what_is_no_http_request_passes_through(kind: str) -> None:
     """The application gets the very same scope, receive and send."""
     seen: list[Any] = []

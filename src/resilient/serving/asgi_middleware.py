@@ -7,6 +7,7 @@ from typing import final
 from resilient.serving.asgi import ASGIApp, Message, Receive, Scope, Send, encoded, send_page
 from resilient.serving.refusals import REFUSED
 from resilient.serving.requests import Middleware, Request
+from resilient.telemetry.processes import publisher
 
 __all__ = ["ASGIMiddleware"]
 
@@ -48,6 +49,9 @@ class ASGIMiddleware(Middleware[ASGIApp]):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; websockets and the lifespan pass through."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, _last_words(send))
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -81,3 +85,17 @@ class ASGIMiddleware(Middleware[ASGIApp]):
             is_refused = True
             may_close = scope.get("http_version", "1.1").startswith("1")
             await send_page(send, request.refusal(error, may_close=may_close))
+
+
+def _last_words(send: Send) -> Send:
+    """Return `send`, with what has been counted written down before the server ends.
+
+    Uvicorn ends by the signal that it was sent, past all that is registered for the end.
+    """
+
+    async def send_last(message: Message) -> None:
+        if message["type"].startswith("lifespan.shutdown"):
+            publisher.publish()
+        await send(message)
+
+    return send_last

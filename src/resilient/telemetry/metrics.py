@@ -94,7 +94,4 @@ def exposition(accept: str = "", registry: CollectorRegistry = REGISTRY) -> tupl
         (True, True)
     """
     encode, content_type = choose_encoder(accept)
-    if not processes.are_many():
-        return encode(registry), content_type
-    with processes.of_all() as registry:
-        return encode(registry), content_type
+    return encode(processes.of_all() if processes.are_many() else registry), content_type

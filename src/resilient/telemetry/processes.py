@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import atexit
 import os
+import struct
 import threading
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Mapping
+from contextlib import suppress
 from math import inf
 from typing import Any, final
 
-from prometheus_client import CollectorRegistry, values
+from prometheus_client import CollectorRegistry, Metric, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from resilient.engine import signals
@@ -38,6 +40,8 @@ __all__ = ["Publisher", "are_many", "of_all", "publisher"]
 EVERY = 5.0
 #: Seconds until the first one, by which a parent of workers has forked them.
 FIRST = 1.0
+#: How often files are read that others are making meanwhile.
+ATTEMPTS = 10
 #: Seconds to wait for another thread that is writing.
 PATIENCE = 5.0
 
@@ -47,8 +51,8 @@ _COUNTED = frozenset(family.name for family in Counted().all())
 #: What a gauge that has gone must be for the values of other processes to be shown.
 _ABSENT = {"sum": 0, "max": 0, "min": inf}
 
-#: A metric, and the values of its labels.
-Series = tuple[str, tuple[str, ...]]
+#: The values of a metric's labels.
+Labels = tuple[str, ...]
 
 
 def folder() -> str | None:
@@ -61,17 +65,37 @@ def are_many() -> bool:
     return folder() is not None and values.ValueClass is not values.MutexValue
 
 
-@contextmanager
-def of_all() -> Generator[CollectorRegistry]:
-    """Yield a registry of what all processes count, this one until now."""
+def of_all() -> CollectorRegistry:
+    """Return a registry of what all processes have counted, this one until now."""
     publisher.publish()
     path = folder() or ""
     with suppress(OSError):  # whoever may only read the files forgets nobody
         ended.forget_ended(path)
     with ended.reading(path):
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry, path)  # type: ignore[no-untyped-call]
-        yield registry
+        found = _Found(_read(path))
+    registry = CollectorRegistry()
+    registry.register(found)
+    return registry
+
+
+def _read(path: str) -> list[Metric]:
+    files: Any = MultiProcessCollector
+    for _ in range(ATTEMPTS - 1):
+        with suppress(struct.error, FileNotFoundError):  # one is being made, or has just gone
+            return list(files(None, path).collect())
+        time.sleep(0.01)
+    return list(files(None, path).collect())
+
+
+@final
+class _Found:
+    """What was in the files of all processes, as a registry takes it."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        return self._metrics
 
 
 @final
@@ -84,11 +108,12 @@ class Publisher:
         self._held = False
         self._every = EVERY
         self._thread: threading.Thread | None = None
-        #: What of each series is in the files, or is not this process's own.
-        self._told: dict[Series, tuple[float, ...]] = {}
-        self._cells: dict[Series, list[Any]] = {}
-        #: The gauges in the files, and what each is set to when it has gone.
-        self._gauges: dict[Series, float] = {}
+        #: By metric and labels: what is in the files of this process, or not its own; what
+        #: gauges say there; and where that is.
+        self._told: dict[str, dict[Labels, tuple[float, ...]]] = {}
+        self._shown: dict[str, dict[Labels, float]] = {}
+        self._gauges: dict[str, Family] = {}
+        self._cells: dict[str, dict[Labels, list[Any]]] = {}
         self._has_forked = False
         self._has_counted = False
 
@@ -139,55 +164,67 @@ class Publisher:
             return
         try:
             if not self._writing:
-                self._writing = True
-                families = all_families()
-                self._write_counts_locked(families)
-                self._write_gauges_locked(families)
+                self._write_locked()
         finally:
-            self._writing = False
             self._lock.release()
 
+    def _write_locked(self) -> None:
+        self._writing = True
+        try:
+            families = all_families()
+            self._write_counts_locked(families)
+            self._write_gauges_locked(families)
+        finally:
+            self._writing = False
+
     def _write_counts_locked(self, families: list[Family]) -> None:
-        there = {(one.name, labels) for one in families for labels in one.series}
-        for series in [one for one in self._told if one[0] in _COUNTED and one not in there]:
-            del self._told[series]  # should it come back, it begins at zero
         for family in families:
             if family.kind != "gauge":
                 isolated("metrics", None, self._count_locked, family)
 
-    def _write_gauges_locked(self, families: list[Family]) -> None:
-        # A parent that only forks has the circuits of its children, and has never called anybody.
-        hidden = self._has_forked and not self._has_counted
-        gauges = [one for one in families if one.kind == "gauge" and not hidden]
-        shown = {(one.name, labels): _ABSENT[one.across] for one in gauges for labels in one.series}
-        for series in self._gauges.keys() - shown:
-            self._cells[series][0].set(self._gauges[series])
-        for family in gauges:
-            for labels, value in family.series.items():
-                self._cells_of(family, labels, value)[0].set(value)
-        self._gauges = shown
-
     def _count_locked(self, family: Family) -> None:
+        told = self._told.setdefault(family.name, {})
+        if family.name in _COUNTED:
+            for labels in told.keys() - family.series:
+                del told[labels]  # should it come back, it begins at zero
         for labels, value in family.series.items():
-            series, numbers = (family.name, labels), _numbers(value)
-            told = self._told.get(series)
-            if told == numbers:
+            numbers, before = _numbers(value), told.get(labels)
+            if numbers == before:
                 continue
             cells = self._cells_of(family, labels, value)
-            if told is None or any(new < old for new, old in zip(numbers, told, strict=True)):
-                told = (0,) * len(numbers)  # it has begun anew
-            for cell, new, old in zip(cells, numbers, told, strict=True):
+            if before is None or any(new < old for new, old in zip(numbers, before, strict=True)):
+                before = (0,) * len(numbers)  # it has begun anew
+            for cell, new, old in zip(cells, numbers, before, strict=True):
                 if new != old:
                     cell.inc(new - old)
                     self._has_counted = True
-            self._told[series] = numbers
+            told[labels] = numbers
 
-    def _cells_of(self, family: Family, labels: tuple[str, ...], value: Any) -> list[Any]:
+    def _write_gauges_locked(self, families: list[Family]) -> None:
+        # A parent that only forks has the circuits of its children, and has never called anybody.
+        hidden = self._has_forked and not self._has_counted
+        gauges = {one.name: one for one in families if one.kind == "gauge" and not hidden}
+        for family in (self._gauges | gauges).values():
+            series = family.series if family.name in gauges else {}
+            isolated("metrics", None, self._show_locked, family, series)
+        self._gauges = gauges
+
+    def _show_locked(self, family: Family, series: dict[Labels, Any]) -> None:
+        shown = self._shown.setdefault(family.name, {})
+        for labels in shown.keys() - series:
+            self._cells_of(family, labels, 0)[0].set(_ABSENT[family.across])
+            del shown[labels]
+        for labels, value in series.items():
+            if shown.get(labels) != value:
+                self._cells_of(family, labels, value)[0].set(value)
+                shown[labels] = value
+
+    def _cells_of(self, family: Family, labels: Labels, value: Any) -> list[Any]:
         """Return the places in the files for one series."""
-        series = (family.name, labels)
-        if series not in self._cells:
-            self._cells[series] = _cells(family, labels, value)
-        return self._cells[series]
+        cells = self._cells.setdefault(family.name, {})
+        if labels not in cells:
+            cells[labels] = _cells(family, labels, value)
+        return cells[labels]
 
     # Forks
 
@@ -206,30 +243,22 @@ class Publisher:
         # What has been counted until now is the parent's, and so is what its other threads have
         # counted since it was written. The lock is free, as all of ours are after a fork.
         self._has_forked = self._has_counted = self._writing = False
-        self._gauges = {}
-        self._told |= _counts(isolated("metrics", [], counted_families))
+        self._shown, self._gauges = {}, {}
+        for family in isolated("metrics", [], counted_families):
+            if family.kind != "gauge":
+                told = {labels: _numbers(value) for labels, value in family.series.items()}
+                self._told[family.name] = told
         self._begin_locked()
-
-
-def _counts(families: list[Family]) -> dict[Series, tuple[float, ...]]:
-    return {
-        (family.name, labels): _numbers(value)
-        for family in families
-        if family.kind != "gauge"
-        for labels, value in family.series.items()
-    }
 
 
 def _numbers(value: float | Histogram) -> tuple[float, ...]:
     return (*value.counts, value.sum) if isinstance(value, Histogram) else (value,)
 
 
-def _cells(
-    family: Family, values_of_labels: tuple[str, ...], value: float | Histogram
-) -> list[Any]:
+def _cells(family: Family, values_of_labels: Labels, value: float | Histogram) -> list[Any]:
     """Return prometheus-client's values for one series, in the order of `_numbers`."""
 
-    def cell(suffix: str, labels: tuple[str, ...], values_: tuple[str, ...]) -> Any:
+    def cell(suffix: str, labels: Labels, values_: Labels) -> Any:
         return values.ValueClass(
             family.kind,
             family.name,
