@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.parse
 import urllib.request
 from abc import ABC, abstractmethod
@@ -371,6 +372,19 @@ class UvicornServer(GunicornServer):
     name = "uvicorn"
     ready = "Application startup complete"
     workers = 2
+
+    def start(self) -> None:
+        """Start the workers and return once one accepts connections, just after it says so."""
+        super().start()
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                socket.create_connection((self.host, self.port), PATIENCE).close()
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            else:
+                return
 
     def _command(self) -> list[str]:
         options = [f"--host={self.host}", f"--port={self.port}", f"--workers={self.workers}"]
