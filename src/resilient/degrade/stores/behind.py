@@ -84,9 +84,8 @@ class WriteBehind(Generic[T]):
         return self._waiting.get(key)
 
     def put(self, key: Hashable, item: T) -> None:
-        """Have `item` written soon, in place of what waits for `key`."""
+        """Have `item` written soon, in place of what waits for `key` and in its turn."""
         waiting = self._waiting
-        waiting.pop(key, None)
         waiting[key] = item
         if len(waiting) > self._most:
             self._drop()

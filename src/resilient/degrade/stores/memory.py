@@ -14,8 +14,9 @@ from resilient.engine.locks import new_lock
 
 __all__ = ["MemoryStore"]
 
-#: After so many values the store looks at how much memory they take.
+#: After so many new values, and so many seconds, the store looks at how much memory they take.
 WEIGHED_EVERY = 64
+WEIGHED_SECONDS = 1.0
 
 _NOTHING = (None, 0.0, -1.0)
 
@@ -44,8 +45,8 @@ class MemoryStore:
 
     Arguments:
         max_entries: The most values that are kept; 1 or more.
-        max_bytes: The most memory that they may take, about: it is looked at after every 64 values
-            that are stored; 1 or more.
+        max_bytes: The most memory that they may take, about: it is looked at after every 64 new
+            values, and every second; 1 or more.
         copies: False hands values over as they are: faster for large ones, and right where all
             who get them treat them as immutable.
         name: The label of its metrics; stores of one name are counted together.
@@ -66,9 +67,9 @@ class MemoryStore:
         "__weakref__",
         "_bytes",
         "_counts",
+        "_due",
         "_entries",
         "_lock",
-        "_puts",
         "_weights",
         "copies",
         "max_bytes",
@@ -92,9 +93,9 @@ class MemoryStore:
         # In the order of storing: each put takes the key out and puts it in again.
         self._entries: dict[Hashable, Kept] = {}
         self._bytes = 0
-        #: The bytes of each entry when they were last counted, and how many have come since.
+        #: The bytes of each entry when they were last counted, and when to count them again.
         self._weights: dict[Hashable, int] = {}
-        self._puts = 0
+        self._due = now() + WEIGHED_SECONDS
         self._counts = Counts.of(self.name)
         self._counts.watch(self)
 
@@ -128,13 +129,15 @@ class MemoryStore:
         """Keep `value` under `key`, in place of the oldest if there is no room."""
         if type(value) not in IMMUTABLE and self.copies:
             value = snapshot(value)
-        entries = self._entries
+        entries, moment = self._entries, now()
         # Each of these is atomic; between two of them another thread's entry may come first.
-        entries.pop(key, None)
-        entries[key] = (value, now(), ttl)
-        self._puts = puts = self._puts + 1
-        if puts >= WEIGHED_EVERY or len(entries) > self.max_entries:
-            self._make_room()
+        old = entries.pop(key, None)
+        entries[key] = (value, moment, ttl)
+        if old is not None:
+            if moment >= self._due:
+                self._make_room(moment)
+        elif len(entries) > self.max_entries or len(entries) - len(self._weights) >= WEIGHED_EVERY:
+            self._make_room(moment)
 
     def delete(self, key: Hashable) -> None:
         """Forget the value under `key`; harmless if there is none."""
@@ -142,24 +145,29 @@ class MemoryStore:
             self._entries.pop(key, None)
             self._bytes -= self._weights.pop(key, 0)
 
-    def _make_room(self) -> None:
+    def _make_room(self, moment: float) -> None:
         with self._lock:
-            self._drop_locked(len(self._entries) - self.max_entries)
-            if self._puts < WEIGHED_EVERY:
+            entries, weights = self._entries, self._weights
+            self._drop_locked(len(entries) - self.max_entries)
+            if moment < self._due and len(entries) - len(weights) < WEIGHED_EVERY:
                 return
             # The newest are at the end, those of one key once: a value that is soon replaced is
             # not weighed for nothing.
+            since, newest = self._due - WEIGHED_SECONDS, list[Hashable]()
             try:
-                newest = list(islice(reversed(self._entries), self._puts))
-            except RuntimeError:  # another thread stored something just now: at the next value
+                for key in reversed(entries):
+                    if entries[key][1] < since and key in weights:
+                        break
+                    newest.append(key)
+            except (KeyError, RuntimeError):  # another thread stores just now: at the next value
                 return
-            self._puts = 0
+            self._due = moment + WEIGHED_SECONDS
             for key in newest:
-                self._bytes -= self._weights.pop(key, 0)
-                self._weights[key] = added = weight(self._entries.get(key, _NOTHING)[0])
+                self._bytes -= weights.pop(key, 0)
+                weights[key] = added = weight(entries.get(key, _NOTHING)[0])
                 self._bytes += added
-            while self._bytes > self.max_bytes and self._entries:
-                self._drop_locked(1 + len(self._entries) // 16)
+            while self._bytes > self.max_bytes and entries:
+                self._drop_locked(1 + len(entries) // 16)
 
     def _drop_locked(self, number: int) -> None:
         for key in list(islice(self._entries, max(0, number))):
