@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -175,6 +175,23 @@ def test_a_check_that_hangs_delays_no_other_and_no_answer() -> None:
     until("quick", "pass")
     assert shown("hung 0")["status"] == "fail"
     release.set()
+
+
+def test_a_check_may_be_due_before_its_beginning_has_ended(
+    virtual_time: VirtualTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread of the timers can be faster than the one that begins: none is forgotten."""
+    later = virtual_time.later
+
+    def at_once(seconds: float, callback: Callable[[], object]) -> Any:
+        if seconds == 0:
+            callback()
+        return later(seconds, callback)
+
+    monkeypatch.setattr(virtual_time, "later", at_once)
+    health.check("due at once", Scripted("well"))
+    health.ready()
+    assert shown("due at once")["status"] == "pass"
 
 
 def test_a_check_that_hangs_for_ever_takes_a_bounded_number_of_threads() -> None:

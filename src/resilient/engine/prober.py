@@ -57,6 +57,8 @@ class Prober:
         self._workers = Workers(max_workers=MOST_HUNG, max_abandoned=MOST_HUNG)
         self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
         self._timer: clock.Timer | None = None
+        # Not whether there is a timer: one that is due at once may run before it is noted.
+        self._is_on = False
         self._next = 0.0
         # Counted up by every start: a probe of an earlier round must not go on in a later one.
         self._round = 0
@@ -65,7 +67,8 @@ class Prober:
     def start(self, *, at_once: bool = False) -> None:
         """Begin to probe; harmless if it has begun."""
         self.note_loop()
-        if self._timer is None:
+        if not self._is_on:
+            self._is_on = True
             self._round += 1
             self._schedule(self._round, 0.0 if at_once else self._every)
 
@@ -82,12 +85,13 @@ class Prober:
 
     def _start_again(self) -> None:
         # A probe that was under way at a fork does not come back in the child.
-        if self._timer is not None:
+        if self._is_on:
             self.stop()
             self.start()
 
     def stop(self) -> None:
         """Stop probing."""
+        self._is_on = False
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
@@ -101,7 +105,7 @@ class Prober:
             self._schedule(this_round, self._every)
 
     def _is_current(self, this_round: int) -> bool:
-        return self._timer is not None and this_round == self._round
+        return self._is_on and this_round == self._round
 
     def _run(self, this_round: int) -> None:
         if not self._is_current(this_round):
