@@ -42,6 +42,7 @@ from resilient import (
     timeout,
     with_fallback,
 )
+from resilient.degrade.stores.sealed import Rubbish
 from resilient.telemetry import health
 from resilient.telemetry.metrics import Collector
 from resilient.testing import VirtualTime
@@ -261,6 +262,7 @@ EXAMPLES: list[ResilientError] = [
     InvalidUse("a block cannot be repeated"),
     UnstableKey("an object"),
     DuplicateName("orders"),
+    Rubbish("cut off, changed, or written for another key or codec"),
 ]
 
 
