@@ -15,6 +15,8 @@ INIT = Path(resilient.__file__)
 OPTIONAL = [
     "redis",
     "starlette",
+    "flask",
+    "django",
     "httpx",
     "fastapi",
     "msgspec",

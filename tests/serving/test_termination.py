@@ -24,6 +24,7 @@ from tests.servers import PATIENCE, Server, free_port
 SERVICE = Path(__file__).with_name("ending_service.py")
 GUNICORN = ("-m", "gunicorn", f"--chdir={SERVICE.parent}", "ending_service:wsgi")
 
+UVICORN_WORKER = "uvicorn.workers.UvicornWorker"
 UVICORN = (f"--app-dir={SERVICE.parent}", "ending_service:asgi", "--port")
 
 
@@ -88,6 +89,10 @@ class EndingService(Server):
         "uvicorn, in a program": ((str(SERVICE), "{port}"), 0),
         "gunicorn, a process for each request": ((*GUNICORN, "{bind}"), 0),
         "gunicorn, a thread for each request": ((*GUNICORN, "{bind}", "--threads=2"), 0),
+        "gunicorn, with uvicorn's worker": (
+            (*GUNICORN[:-1], "ending_service:asgi", "{bind}", "--worker-class", UVICORN_WORKER),
+            0,
+        ),
     },
 )
 def test_what_is_in_flight_is_finished_while_probes_are_told(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar, cast, final
+from typing import Any, TypeVar, Unpack, cast, final
 
 from asgiref.sync import markcoroutinefunction
 from django.core.handlers.asgi import ASGIHandler
@@ -17,6 +17,7 @@ from resilient.serving import asgi, wsgi
 from resilient.serving.asgi_middleware import ASGIMiddleware
 from resilient.serving.pages import mount_point
 from resilient.serving.refusals import REFUSED, refusal
+from resilient.serving.requests import MiddlewareSettings
 from resilient.serving.wsgi_middleware import WSGIMiddleware
 
 __all__ = ["Refusals", "install"]
@@ -31,7 +32,7 @@ def install(
     *,
     prefix: str | None = "/ops",
     registry: CollectorRegistry = REGISTRY,
-    **settings: Any,
+    **settings: Unpack[MiddlewareSettings],
 ) -> App:
     """Return `app` with the middleware, the pages, and what probes follow.
 

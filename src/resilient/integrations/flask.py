@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from flask import Flask, Response, request
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -11,6 +11,7 @@ from resilient.errors import CallRejected, CallTimeout
 from resilient.integrations.startup import startup_done
 from resilient.serving.pages import mount_point
 from resilient.serving.refusals import REFUSED, refusal
+from resilient.serving.requests import MiddlewareSettings
 from resilient.serving.wsgi import mounted, wsgi_app
 from resilient.serving.wsgi_middleware import WSGIMiddleware
 
@@ -22,7 +23,7 @@ def install(
     *,
     prefix: str | None = "/ops",
     registry: CollectorRegistry = REGISTRY,
-    **settings: Any,
+    **settings: Unpack[MiddlewareSettings],
 ) -> None:
     """Give `app` the middleware, the pages, and a startup and an end that probes can follow.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Unpack
 
 from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.applications import Starlette
@@ -13,6 +13,7 @@ from resilient.integrations.startup import startup_done
 from resilient.serving.asgi import asgi_app, mounted
 from resilient.serving.asgi_middleware import ASGIMiddleware
 from resilient.serving.pages import mount_point
+from resilient.serving.requests import MiddlewareSettings
 
 __all__ = ["install"]
 
@@ -22,7 +23,7 @@ def install(
     *,
     prefix: str | None = "/ops",
     registry: CollectorRegistry = REGISTRY,
-    **settings: Any,
+    **settings: Unpack[MiddlewareSettings],
 ) -> None:
     """Give `app` the middleware, the pages, and a startup and an end that probes can follow.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Generic, TypeVar, final
+from typing import Generic, TypedDict, TypeVar, final
 
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
@@ -18,10 +18,19 @@ from resilient.serving.pages import Page, is_page
 from resilient.serving.refusals import refusal
 from resilient.serving.request_id import request_id
 
-__all__ = ["Middleware", "Request"]
+__all__ = ["Middleware", "MiddlewareSettings", "Request"]
 
 App = TypeVar("App")
 Header = Callable[[str], str | None]
+
+
+class MiddlewareSettings(TypedDict, total=False):
+    """What both middlewares are told; the arguments of `ASGIMiddleware`."""
+
+    deadline_header: str | None
+    max_deadline: float
+    default_deadline: float | None
+    request_id_header: str | None
 
 
 class Middleware(Generic[App]):
