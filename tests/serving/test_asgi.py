@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import warnings
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -228,9 +230,12 @@ def test_another_middleware_in_between_changes_nothing() -> None:
 
     app.add_middleware(BaseHTTPMiddleware, dispatch=passing)
     app.user_middleware.reverse()
-    assert "tier=default" in ask_asgi(app, "/product").headers["Degraded"]
-    assert ask_asgi(app, "/failing").status == 503
-    assert ask_asgi(app, "/hanging", X_Request_Timeout_Ms="20").status == 504
+    with warnings.catch_warnings():  # an old one leaves streams open when an error goes through it
+        warnings.simplefilter("ignore", ResourceWarning)
+        assert "tier=default" in ask_asgi(app, "/product").headers["Degraded"]
+        assert ask_asgi(app, "/failing").status == 503
+        assert ask_asgi(app, "/hanging", X_Request_Timeout_Ms="20").status == 504
+        gc.collect()
 
 
 # Once the response has started

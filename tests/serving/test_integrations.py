@@ -69,7 +69,9 @@ def django_project() -> None:
     """A project of this file alone; Django has one in a process."""
     if not project.configured:
         middleware = ["resilient.integrations.django.Refusals"]
-        project.configure(ROOT_URLCONF=__name__, MIDDLEWARE=middleware, ALLOWED_HOSTS=["*"])
+        project.configure(
+            ROOT_URLCONF=__name__, MIDDLEWARE=middleware, ALLOWED_HOSTS=["*"], SECRET_KEY="key"
+        )
         django.setup()
 
 
