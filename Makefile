@@ -23,7 +23,7 @@ BENCH := .venv/bench-$(VERSION)
 DEMO := .venv/demo-$(VERSION)
 DEV := .venv/dev-$(VERSION)
 
-.PHONY: help demo test test-lowest coverage check docs bench dev clean
+.PHONY: help demo test proof test-lowest coverage check docs bench dev clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,9 @@ demo: $(DEMO)/.ready ## Break a real service for a minute and watch it stay up (
 
 test: $(TEST)/.ready ## Run the tests (ARGS="-k circuit" is handed to pytest)
 	@$(TEST)/bin/python -m pytest $(ARGS)
+
+proof: $(TEST)/.ready ## Kill 200 processes that use one outbox, and show that nothing is lost
+	@$(TEST)/bin/python -m pytest -m proof $(ARGS)
 
 test-lowest: $(LOWEST)/.ready ## Run the tests with the oldest versions of dependencies that pyproject.toml allows
 	@$(LOWEST)/bin/python -m pytest $(ARGS)

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from resilient.degrade.fallback import Fallback, with_fallback
     from resilient.degrade.gather import gather_partial
     from resilient.degrade.marked import Marked, marked
+    from resilient.degrade.outbox.calls import CallQueue, NewCall, QueuedCall, Receipt
+    from resilient.degrade.outbox.outbox import Outbox
+    from resilient.degrade.outbox.replay import Replay
     from resilient.degrade.partial import Partial
+    from resilient.degrade.queued import Queued, queued
     from resilient.degrade.stores import Entry, Store
     from resilient.degrade.stores.codec import Codec, JSONCodec, MsgspecCodec
     from resilient.degrade.stores.memory import MemoryStore
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
         InvalidSetting,
         InvalidUse,
         NothingToServe,
+        OutboxError,
         RateLimited,
         ResilientError,
         UnstableKey,
@@ -76,6 +81,10 @@ _MODULES = {
     "degrade.gather": ("gather_partial",),
     "degrade.marked": ("Marked", "marked"),
     "degrade.partial": ("Partial",),
+    "degrade.outbox.calls": ("CallQueue", "NewCall", "QueuedCall", "Receipt"),
+    "degrade.outbox.outbox": ("Outbox",),
+    "degrade.outbox.replay": ("Replay",),
+    "degrade.queued": ("Queued", "queued"),
     "degrade.stores": ("Entry", "Store"),
     "degrade.stores.codec": ("Codec", "JSONCodec", "MsgspecCodec"),
     "degrade.stores.memory": ("MemoryStore",),
@@ -97,6 +106,7 @@ _MODULES = {
         "InvalidSetting",
         "InvalidUse",
         "NothingToServe",
+        "OutboxError",
         "RateLimited",
         "ResilientError",
         "UnstableKey",
@@ -127,6 +137,7 @@ __all__ = [
     "BulkheadFull",
     "Cache",
     "Cached",
+    "CallQueue",
     "CallRejected",
     "CallTimeout",
     "CircuitBreaker",
@@ -149,13 +160,20 @@ __all__ = [
     "Marked",
     "MemoryStore",
     "MsgspecCodec",
+    "NewCall",
     "NothingToServe",
     "Observe",
+    "Outbox",
+    "OutboxError",
     "Partial",
     "Pipeline",
+    "Queued",
+    "QueuedCall",
     "RateLimit",
     "RateLimited",
+    "Receipt",
     "RedisStore",
+    "Replay",
     "ResilientError",
     "Retry",
     "RetryBudget",
@@ -187,6 +205,7 @@ __all__ = [
     "marked",
     "observe",
     "pipeline_of",
+    "queued",
     "rate_limit",
     "register_metrics",
     "remaining",

@@ -1,4 +1,4 @@
-"""``python -m resilient doctor``: is this installation as it should be?"""
+"""``python -m resilient doctor``: is this installation as it should be? And other commands."""
 
 from __future__ import annotations
 
@@ -60,7 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m resilient", description=resilient.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help="tell whether this installation is as it should be")
-    parser.parse_args(arguments)
+    # A part brings its own commands; it is loaded for its own command line only.
+    outbox = commands.add_parser("outbox", help="list, show, retry, drop, drain or run an outbox")
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["outbox"]:
+        from resilient.degrade.outbox import command
+
+        command.add_to(outbox)
+        return command.run(parser.parse_args(given))
+    parser.parse_args(given)
     return doctor()
 
 

@@ -10,6 +10,7 @@
     ├── CallTimeout                  (also TimeoutError) called, and not back in time
     │   └── DeadlineExceeded         the time was over before the call began
     ├── NothingToServe               a tier that has no answer for this call
+    ├── OutboxError                  an outbox that cannot keep or give a call; names its file
     ├── InvalidSetting               (also ValueError) a value outside of its range
     ├── InvalidUse                   (also TypeError) something used where it cannot be
     │   └── UnstableKey              an argument that cannot be part of a cache key
@@ -33,6 +34,7 @@ __all__ = [
     "InvalidSetting",
     "InvalidUse",
     "NothingToServe",
+    "OutboxError",
     "RateLimited",
     "ResilientError",
     "UnstableKey",
@@ -157,6 +159,10 @@ class DeadlineExceeded(CallTimeout):
 
 class NothingToServe(ResilientError):
     """A tier has no answer for this call, such as a cache without a fresh enough value."""
+
+
+class OutboxError(ResilientError):
+    """An outbox that cannot keep a call or give one back; says which file, and the way out."""
 
 
 class InvalidSetting(ResilientError, ValueError):

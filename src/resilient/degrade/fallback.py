@@ -14,6 +14,7 @@ from resilient.degrade.tier import Answer, Tier
 from resilient.engine import clock
 from resilient.engine.call import Call
 from resilient.engine.outcome import Outcome
+from resilient.engine.pipeline import Pipeline
 from resilient.engine.steps import Proceed, Steps
 from resilient.engine.strategy import Accept, Strategy, Target
 from resilient.errors import InvalidUse
@@ -81,6 +82,12 @@ class Fallback(Strategy, Generic[D]):
         fallback._freshness = None if shared is None else Freshness(shared, fallback._proceed)
         Strategy.__init__(fallback)
         return fallback
+
+    def joined(self, pipeline: Pipeline) -> None:
+        """Tell the tiers what guards the function."""
+        super().joined(pipeline)
+        for tier in self.tiers:
+            tier.joined(pipeline, self)
 
     @property
     def at_rest(self) -> bool:

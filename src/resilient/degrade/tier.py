@@ -19,7 +19,8 @@ from resilient.errors import InvalidUse
 
 if TYPE_CHECKING:
     from resilient.engine.call import Call
-    from resilient.engine.strategy import Target
+    from resilient.engine.pipeline import Pipeline
+    from resilient.engine.strategy import Strategy, Target
 
 __all__ = ["Answer", "Tier", "checked"]
 
@@ -63,6 +64,9 @@ class Tier(ABC, Generic[D_co]):
             tier.workers = Workers(max_workers=32, max_abandoned=8)
             return tier
         return self
+
+    def joined(self, pipeline: Pipeline, fallback: Strategy) -> None:
+        """Take note of the pipeline in which this tier is part of `fallback`."""
 
     @abstractmethod
     def answer(self, call: Call, failed: Outcome) -> Steps[Answer]:

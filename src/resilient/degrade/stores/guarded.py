@@ -26,12 +26,12 @@ from resilient.engine.limits import Limit, tighter
 from resilient.engine.locks import new_lock
 from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import Pipeline
-from resilient.engine.steps import Proceed, Steps
+from resilient.engine.steps import Steps
 from resilient.errors import CallRejected, InvalidSetting
 from resilient.strategies.breaker.breaker import CircuitBreaker
 from resilient.strategies.breaker.circuit import CLOSED
 from resilient.strategies.bulkhead import Bulkhead
-from resilient.strategies.timeout import Timeout
+from resilient.strategies.off_loop import OffLoop
 
 __all__ = ["GuardedStore"]
 
@@ -51,14 +51,6 @@ class Write(Protocol):
     def write(self) -> Done:
         """Write it."""
         ...
-
-
-class _StoreTimeout(Timeout):
-    """A limit that also takes a blocking store off the event loop."""
-
-    def steps(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
-        call.workers = self._need_workers()
-        return (yield from super().steps(call, proceed))
 
 
 @final
@@ -110,7 +102,7 @@ class GuardedStore:
             ramp=False,
         ).one_of_many(name, {})
         breaker.transitions = dict.fromkeys(("closed", "open", "half-open"), 0)
-        limit = _StoreTimeout(self.seconds, max_abandoned=8)
+        limit = OffLoop(self.seconds, max_abandoned=8)
         # Fewer at once than there are workers, for which a task cannot wait.
         turns = Bulkhead(limit.max_workers // 2, max_waiting=10_000)
         return Pipeline(breaker, limit, turns, name=name)

@@ -1,0 +1,204 @@
+"""One SQLite file, for many threads and processes."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar, final
+
+from resilient.engine import clock
+from resilient.engine.locks import new_lock
+from resilient.errors import OutboxError
+
+__all__ = ["Database"]
+
+T = TypeVar("T")
+
+#: Says in the file's header that it is one of ours: "rsob".
+APPLICATION = 0x72736F62
+VERSION = 1
+SCHEMA = (
+    """
+    CREATE TABLE calls (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again: callers hold it as a receipt
+        name TEXT NOT NULL,
+        key TEXT,
+        ordered_by TEXT,
+        arguments TEXT NOT NULL,
+        queued REAL NOT NULL,
+        checksum INTEGER NOT NULL,             -- of all of the above
+        state TEXT NOT NULL DEFAULT 'waiting', -- or 'dead'
+        due REAL NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        owner TEXT,                            -- who is making the call now
+        lease REAL,                            -- for how many seconds at a time
+        leased_until REAL,
+        error TEXT
+    )
+    """,
+    "CREATE INDEX calls_due ON calls (state, due, id)",
+    """
+    CREATE UNIQUE INDEX calls_once ON calls (name, key)
+    WHERE state = 'waiting' AND key IS NOT NULL
+    """,
+    """
+    CREATE INDEX calls_ordered ON calls (ordered_by, id)
+    WHERE state = 'waiting' AND ordered_by IS NOT NULL
+    """,
+    f"PRAGMA application_id = {APPLICATION}",
+    f"PRAGMA user_version = {VERSION}",
+)
+
+#: Connections of a parent process. To use or to close one here could break the parent's locks.
+_inherited: list[sqlite3.Connection] = []
+
+
+@final
+class Database:
+    """A connection that is opened when it is needed, and again after every failure.
+
+    Attributes:
+        path: The file.
+        patience: The most seconds to wait for other threads and processes.
+    """
+
+    def __init__(self, path: Path, patience: float) -> None:
+        self.path = path
+        self.patience = patience
+        self._lock = new_lock()
+        self._connection: sqlite3.Connection | None = None
+        self._process = 0
+
+    def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return what `work` finds in the file.
+
+        Raises:
+            OutboxError: If the file cannot be read.
+        """
+        return self._run(work, "BEGIN")
+
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return what `work` comes to, once all that it has changed is on the disk.
+
+        Raises:
+            OutboxError: If it is not; then nothing has changed.
+        """
+        return self._run(work, "BEGIN IMMEDIATE")
+
+    def close(self) -> None:
+        """Close the file; it is opened again when it is needed."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is None:
+                return
+            if self._process == os.getpid():
+                connection.close()
+            else:
+                _inherited.append(connection)
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except Exception:  # at the end of the interpreter, when half of it is gone
+            return
+
+    def _run(self, work: Callable[[sqlite3.Connection], T], begin: str) -> T:
+        if not self._lock.acquire(timeout=self.patience):
+            raise OutboxError(f"{self.path}: busy for {self.patience:g} s")
+        try:
+            connection = self._opened()
+            if connection.in_transaction:
+                raise OutboxError(f"{self.path}: busy in this very thread, which was interrupted")
+            try:
+                connection.execute(begin)
+                result = work(connection)
+                connection.execute("COMMIT")
+            except sqlite3.Error:
+                raise
+            except BaseException:
+                connection.rollback()
+                raise
+            return result
+        except sqlite3.Error as error:
+            # Whatever state it is in, SQLite puts the file right when it is opened again.
+            with suppress(sqlite3.Error):
+                self.close()
+            raise OutboxError(f"{self.path}: {_explained(error)}") from error
+        finally:
+            self._lock.release()
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is not None and self._process != os.getpid():
+            self.close()
+        if self._connection is None:
+            until = clock.system.now() + self.patience
+            while (opened := _open(self.path, self.patience)) is None:
+                if clock.system.now() >= until:
+                    raise OutboxError(f"{self.path}: busy for {self.patience:g} s")
+                clock.system.sleep(0.01)
+            self._connection, self._process = opened, os.getpid()
+        return self._connection
+
+
+def _open(path: Path, patience: float) -> sqlite3.Connection | None:
+    """Return a connection to the file, made if there is none, or None if others are opening it."""
+    connection = sqlite3.connect(
+        path, timeout=patience, isolation_level=None, check_same_thread=False
+    )
+    try:
+        # What is no text any more is a broken row, for the checksum to find; no reason to stop.
+        connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        connection.execute("PRAGMA journal_mode = WAL")
+        # On the disk before it is acknowledged; WAL alone would lose the last ones to a power cut.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA fullfsync = ON")
+        _prepare(connection, path)
+    except BaseException as error:
+        connection.close()
+        # The change to WAL does not wait for others, as everything else does.
+        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            return None
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == 0:
+        connection.execute("BEGIN IMMEDIATE")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if version == 0 and tables:
+            raise OutboxError(f"{path}: a database of something else; give the outbox its own file")
+        if version == 0:
+            for statement in SCHEMA:
+                connection.execute(statement)
+        connection.execute("COMMIT")
+        return
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application != APPLICATION:
+        raise OutboxError(f"{path}: a database of something else; give the outbox its own file")
+    if version > VERSION:
+        raise OutboxError(
+            f"{path}: written by a newer version of resilient-calls (schema {version}, this one "
+            f"knows {VERSION}); upgrade this process"
+        )
+
+
+def _explained(error: sqlite3.Error) -> str:
+    """Say what is wrong with the file, and the way out."""
+    message = str(error)
+    if "malformed" in message or "not a database" in message:
+        return (
+            f"broken ({message}). Stop all who use it, move it away together with its -wal and "
+            "-shm files, and start again: a new one is made. What can still be read of the old "
+            "one, `sqlite3 FILE .recover` prints"
+        )
+    if "full" in message or "disk I/O" in message:
+        return f"{message}; make room on the disk, nothing that was acknowledged is lost"
+    if "unable to open" in message or "readonly" in message:
+        return f"{message}; this process must be able to write the file and its folder"
+    return message
