@@ -7,6 +7,8 @@ failover      another way to the same answer
 failover_to   several of them, of which the one that works is remembered
 cached        the last good answer
 flights       one call for many callers that want the same
+queued        a receipt now, and the call later
+outbox/       where such calls wait, and what makes them
 stores/       where good answers are kept
 fallback      the strategy: tiers in order
 served        what is said when a tier has served, and when none could

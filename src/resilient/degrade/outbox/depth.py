@@ -15,22 +15,20 @@ __all__ = ["condition_of", "readings_of"]
 
 def readings_of(name: str, depth: Depth, replays: Mapping[str, int]) -> Iterator[Reading]:
     """Return the numbers of an outbox for metrics."""
-    labels = {"outbox": name}
-    yield Reading("outbox_waiting", "Calls that wait to be made", "gauge", labels, depth.waiting)
-    yield Reading("outbox_dead", "Calls that were given up", "gauge", labels, depth.dead)
-    yield Reading(
-        "outbox_oldest_seconds",
-        "How long the oldest waiting call has been waiting",
-        "gauge",
-        labels,
-        depth.oldest_age,
+    gauges = (
+        ("outbox_waiting", "Calls that wait to be made", depth.waiting),
+        ("outbox_dead", "Calls that were given up", depth.dead),
+        ("outbox_oldest_seconds", "How long the oldest call has been waiting", depth.oldest_age),
     )
+    for what, help_text, value in gauges:
+        # All processes read the same file.
+        yield Reading(what, help_text, "gauge", {"outbox": name}, value, "max")
     for outcome, count in replays.items():
         yield Reading(
             "outbox_replays",
             "What queued calls came to when this process made them",
             "counter",
-            {**labels, "outcome": outcome},
+            {"outbox": name, "outcome": outcome},
             count,
         )
 

@@ -30,7 +30,7 @@ __all__ = ["Outbox"]
 #: What a call may come to when it is made: it is done, put off, not let through, or set aside.
 OUTCOMES = ("success", "failure", "rejected", "buried")
 
-_names: Names[Outbox] = Names("outbox")
+_names: Names[Outbox] = Names("queue of calls")
 #: Seconds for which what health shows may be out of date.
 _FRESH_SECONDS = 1.0
 
