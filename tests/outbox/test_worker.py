@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import itertools
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -504,3 +506,21 @@ def test_an_outbox_starts_again_in_another_folder(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "elsewhere.db")
     assert outbox.path.is_absolute()
     outbox.close()
+
+
+def test_nothing_keeps_an_outbox_that_nobody_has_any_more(
+    tmp_path: Path, virtual_time: VirtualTime
+) -> None:
+    """A worker that has ended is told of nothing more, and holds nothing."""
+
+    def used() -> weakref.ref[Outbox]:
+        outbox = Outbox(tmp_path / "short-lived.db")
+        answers = Scripted(ConnectionError, None)
+        with_fallback(queued(outbox, name="answers"))(answers)()
+        assert outbox.drain() == 0
+        outbox.close()
+        return weakref.ref(outbox)
+
+    outbox = used()
+    gc.collect()
+    assert outbox() is None

@@ -67,7 +67,8 @@ class Worker:
 
     async def run(self) -> None:
         """Make calls until told to stop; cancelled, leave those in flight to be made again."""
-        signals.subscribe(self._listen)
+        listener = self._listen  # one object, which is known again when it goes
+        signals.subscribe(listener)
         self._outbox.workers.add(self)
         self._schedule_renewal()
         isolated("outbox", None, self._table.mend)
@@ -79,7 +80,7 @@ class Worker:
             raise errors.exceptions[0] from None
         finally:
             self._outbox.workers.discard(self)
-            signals.unsubscribe(self._listen)
+            signals.unsubscribe(listener)
             timer, self._timer = self._timer, None
             if timer is not None:
                 timer.cancel()
