@@ -134,9 +134,9 @@ def test_a_scrape_costs_no_more_than_that_of_as_many_series_elsewhere(
 
 
 def seconds_of(function: Callable[[Any], object], argument: Any) -> float:
-    begun = time.perf_counter()
+    begun = time.process_time()  # whatever else the machine does
     function(argument)
-    return time.perf_counter() - begun
+    return time.process_time() - begun
 
 
 async def test_calls_go_on_while_a_scrape_is_under_way(hundreds: list[Any]) -> None:
@@ -149,7 +149,8 @@ async def test_calls_go_on_while_a_scrape_is_under_way(hundreds: list[Any]) -> N
         await asyncio.sleep(0)
         return "answer"
 
-    async def longest_call() -> float:
+    async def longest_part() -> float:
+        started = time.perf_counter()
         scrape = asyncio.create_task(asyncio.to_thread(exposition, "", registry))
         durations: list[float] = []
         while not scrape.done():
@@ -159,7 +160,7 @@ async def test_calls_go_on_while_a_scrape_is_under_way(hundreds: list[Any]) -> N
         page, _ = await scrape
         assert b"one of hundreds" in page
         assert len(durations) > 100
-        return max(durations)
+        return max(durations) / (time.perf_counter() - started)
 
-    # What else the machine does can hold up a call; a scrape would hold up each time.
-    assert min([await longest_call() for _ in range(5)]) < 0.05
+    # What else the machine does can hold up a call for once; a scrape on the loop is all of it.
+    assert min([await longest_part() for _ in range(3)]) < 0.3
