@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ from typing import Any
 
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 import resilient
 from resilient import (
+    ASGIMiddleware,
     CallTimeout,
     CircuitOpen,
     Degradation,
@@ -37,7 +39,7 @@ from resilient.serving.degraded_header import MOST_BYTES, degraded_header
 from resilient.serving.request_id import request_id
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted, each
-from tests.serving.clients import ByASGI, by_both
+from tests.serving.clients import ByASGI, asgi_serving, ask_asgi_app, by_both, scope_of
 
 
 @pytest.fixture
@@ -120,11 +122,23 @@ def test_what_cannot_be_read_is_ignored_and_counted(served: Any, header: str) ->
     assert reading("ignored_deadlines") == before + 1
 
 
+@settings(deadline=None)
 @given(st.text() | st.from_regex(r"[0-9]{0,10}[A-Za-z]?"))
 def test_no_header_whatever_breaks_its_reader(value: str) -> None:
     """Anything at all is either nothing or a number of seconds from 0 to some thousand years."""
     seconds = seconds_in(value)
     assert seconds is None or 0 <= seconds <= 99_999_999 * 3600
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.binary(max_size=200), st.binary(max_size=200), st.binary(max_size=200))
+def test_no_headers_whatever_break_a_request(time: bytes, identity: bytes, trace: bytes) -> None:
+    """Any bytes in the headers that are read lead to an answer, or to 504 if they say 0."""
+    scope = scope_of("/")
+    names = (b"x-request-timeout-ms", b"x-request-id", b"traceparent")
+    scope["headers"] = list(zip(names, (time, identity, trace), strict=True))
+    app = ASGIMiddleware(asgi_serving(lambda: b"done"))
+    assert asyncio.run(ask_asgi_app(app, scope)).status in (200, 504)
 
 
 @by_both
@@ -241,6 +255,7 @@ def test_the_header_is_bounded() -> None:
     assert named.count(", ") + 1 + int(counted) == 1000
 
 
+@settings(deadline=None)
 @given(st.lists(st.builds(degraded, st.text(), st.none() | st.floats(0, 1e9), st.text())))
 def test_no_name_whatever_breaks_the_header(given: list[Degradation]) -> None:
     """The value is printable ASCII of bounded length."""
@@ -370,6 +385,7 @@ def test_an_id_is_taken_or_made(
         assert found == expected
 
 
+@settings(deadline=None)
 @given(st.none() | st.text(), st.none() | st.text())
 def test_no_header_whatever_gets_into_logs_as_it_is(
     given: str | None, traceparent: str | None
@@ -431,20 +447,22 @@ def test_what_is_in_flight_is_finished(served: Any) -> None:
 
 @by_both
 @each(
-    "settings, parameter",
+    "wrong, parameter",
     {
         "no name": ({"deadline_header": ""}, "deadline_header"),
         "no time": ({"max_deadline": 0}, "max_deadline"),
         "no default": ({"default_deadline": 0}, "default_deadline"),
         "no id": ({"request_id_header": " "}, "request_id_header"),
+        "two lines": ({"request_id_header": "X-Id\r\nX-Other"}, "request_id_header"),
+        "an umlaut": ({"deadline_header": "Zeit\u00fcberschreitung"}, "deadline_header"),
     },
 )
 def test_wrong_settings_are_told_at_once(
-    served: Any, settings: dict[str, Any], parameter: str
+    served: Any, wrong: dict[str, Any], parameter: str
 ) -> None:
     """An application that is put together wrongly does not start."""
     with pytest.raises(InvalidSetting, match=parameter):
-        served(lambda: b"", **settings)
+        served(lambda: b"", **wrong)
 
 
 @by_both

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Generic, TypedDict, TypeVar, final
@@ -11,7 +12,7 @@ from structlog.contextvars import bind_contextvars, reset_contextvars
 from resilient.degrade.degradations import Degradation, degradation_scope
 from resilient.engine import settings
 from resilient.engine.draining import unit_of_work
-from resilient.errors import CallRejected, CallTimeout, DeadlineExceeded
+from resilient.errors import CallRejected, CallTimeout, DeadlineExceeded, InvalidSetting
 from resilient.serving.deadlines import DEADLINE_HEADER, RequestDeadline, seconds_in
 from resilient.serving.degraded_header import degraded_header
 from resilient.serving.pages import Page, is_page
@@ -21,6 +22,7 @@ from resilient.serving.request_id import request_id
 __all__ = ["Middleware", "MiddlewareSettings", "Request"]
 
 App = TypeVar("App")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # a token of RFC 9110
 Header = Callable[[str], str | None]
 
 
@@ -46,16 +48,12 @@ class Middleware(Generic[App]):
         request_id_header: str | None = "X-Request-ID",
     ) -> None:
         self.app = app
-        if deadline_header is not None:
-            settings.text("deadline_header", deadline_header)
-        if request_id_header is not None:
-            settings.text("request_id_header", request_id_header)
         if default_deadline is not None:
             settings.seconds("default_deadline", default_deadline, above_zero=True)
-        self.deadline_header = deadline_header
+        self.deadline_header = _header_name("deadline_header", deadline_header)
         self.max_deadline = settings.seconds("max_deadline", max_deadline, above_zero=True)
         self.default_deadline = default_deadline
-        self.request_id_header = request_id_header
+        self.request_id_header = _header_name("request_id_header", request_id_header)
 
     def seconds_for(self, header: Header) -> float | None:
         """Return how long a request may take, or None if nobody has said."""
@@ -66,11 +64,17 @@ class Middleware(Generic[App]):
         return None if seconds is None else min(seconds, self.max_deadline)
 
 
+def _header_name(parameter: str, value: str | None) -> str | None:
+    if value is not None and _HEADER_NAME.fullmatch(settings.text(parameter, value)) is None:
+        raise InvalidSetting(parameter, value, "the name of a header, or None")
+    return value
+
+
 @final
 class Request:
     """One request, from its headers to those of its response."""
 
-    __slots__ = ("_degraded", "_header", "_id", "_id_header", "_is_page", "_method", "_seconds")
+    __slots__ = ("_degraded", "_id", "_id_header", "_is_page", "_method", "_seconds")
 
     def __init__(self, middleware: Middleware[App], method: str, path: str, header: Header) -> None:
         self._method = method
