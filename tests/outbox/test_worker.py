@@ -516,7 +516,12 @@ def test_nothing_keeps_an_outbox_that_nobody_has_any_more(
     def used() -> weakref.ref[Outbox]:
         outbox = Outbox(tmp_path / "short-lived.db")
         answers = Scripted(ConnectionError, None)
-        with_fallback(queued(outbox, name="answers"))(answers)()
+
+        @with_fallback(queued(outbox))
+        def charge() -> None:
+            answers()
+
+        charge()
         assert outbox.drain() == 0
         outbox.close()
         return weakref.ref(outbox)
