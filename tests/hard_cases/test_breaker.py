@@ -399,6 +399,7 @@ def lines_of_the_library(action: Callable[[], object]) -> int:
 def full(upstream: Upstream, window: int | str) -> Callable[[], Any]:
     """Return a call under a breaker whose window is full, of successes and failures alike."""
     breaker = CircuitBreaker(failure_rate=1.0, window=window, min_calls=1)
+    breaker.force_closed()
     call = upstream.guarded(breaker)
     for number in range(12_000):
         upstream.error = ConnectionError("down") if number % 3 == 1 else None

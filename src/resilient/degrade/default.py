@@ -59,6 +59,20 @@ class Default(Tier[D]):
         checked(self._value, target, "default", takes_call=tier._takes_call)
         return tier
 
+    @property
+    def plain(self) -> tuple[Any, Callable[[], Any] | None] | None:
+        """The value, if it cannot be changed or is copied by one of Python's own functions."""
+        value = self._value
+        if callable(value):
+            return None
+        if copy.deepcopy(value) is value:
+            return value, None
+        if type(value) in (list, set) and all(copy.deepcopy(one) is one for one in value):
+            return None, value.copy
+        if value == {} and type(value) is dict:
+            return None, dict
+        return None
+
     def answer(self, call: Call, failed: Outcome) -> Steps[Answer]:
         """Copy the value, or call the function."""
         if not callable(self._value):

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import final
 
-__all__ = ["Degradation", "degradation_scope", "degradations", "note_degradation"]
+__all__ = ["Degradation", "degradation_scope", "degradations", "note_degradation", "scope"]
 
 #: More than this many are counted by the metrics, but not kept for one request.
 MOST_KEPT = 1000
@@ -43,15 +43,16 @@ class _Scope:
         self.is_open = True
 
 
-_innermost: ContextVar[_Scope | None] = ContextVar("resilient_degradations", default=None)
+#: The innermost scope of the current context, which may have ended.
+scope: ContextVar[_Scope | None] = ContextVar("resilient_degradations", default=None)
 
 
 def _current() -> _Scope | None:
     """Return the innermost scope that is still open: a task may outlive that which it began in."""
-    scope = _innermost.get()
-    while scope is not None and not scope.is_open:
-        scope = scope.outer
-    return scope
+    innermost = scope.get()
+    while innermost is not None and not innermost.is_open:
+        innermost = innermost.outer
+    return innermost
 
 
 @contextmanager
@@ -75,26 +76,26 @@ def degradation_scope() -> Generator[list[Degradation]]:
         >>> [(one.tier, one.reason) for one in degraded]
         [('default', 'ConnectionError')]
     """
-    scope = _Scope(_current())
-    _innermost.set(scope)
+    innermost = _Scope(_current())
+    scope.set(innermost)
     try:
-        yield scope.collected
+        yield innermost.collected
     finally:
         # By no token: a generator may be closed in another context than it was begun in.
-        scope.is_open = False
-        _innermost.set(_current())
+        innermost.is_open = False
+        scope.set(_current())
 
 
 def degradations() -> tuple[Degradation, ...]:
     """Return what has been degraded so far in the innermost `degradation_scope`."""
-    scope = _current()
-    return () if scope is None else tuple(scope.collected)
+    innermost = _current()
+    return () if innermost is None else tuple(innermost.collected)
 
 
 def note_degradation(degradation: Degradation) -> None:
     """Add to the innermost scope, if there is one, and to those around it."""
-    scope = _current()
-    while scope is not None:
-        if scope.is_open and len(scope.collected) < MOST_KEPT:
-            scope.collected.append(degradation)
-        scope = scope.outer
+    innermost = _current()
+    while innermost is not None:
+        if innermost.is_open and len(innermost.collected) < MOST_KEPT:
+            innermost.collected.append(degradation)
+        innermost = innermost.outer

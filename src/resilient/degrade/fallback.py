@@ -8,13 +8,15 @@ from typing import Any, Generic, ParamSpec, TypeVar, final, overload
 
 from resilient.degrade.cached import Cached
 from resilient.degrade.default import Default
+from resilient.degrade.degradations import Degradation, note_degradation, scope
 from resilient.degrade.freshness import Freshness
-from resilient.degrade.served import note_all_failed, note_served
+from resilient.degrade.served import note_all_failed, note_served, tell_served
 from resilient.degrade.tier import Answer, Tier
 from resilient.engine import clock
 from resilient.engine.call import Call
 from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import Pipeline
+from resilient.engine.refusals import StandIn
 from resilient.engine.steps import Proceed, Steps
 from resilient.engine.strategy import Accept, Strategy, Target
 from resilient.errors import InvalidUse
@@ -52,6 +54,7 @@ class Fallback(Strategy, Generic[D]):
         self.tiers = tuple(one if isinstance(one, Tier) else Default(one) for one in tiers)
         self.on = on
         self._serves = speaks_for(on, exclude)
+        self._excludes = exclude is not None
         self._keepers: tuple[Cached, ...] = ()
         self._freshness: Freshness | None = None
         self._attached = False
@@ -103,6 +106,21 @@ class Fallback(Strategy, Generic[D]):
         if len(keepers) == 1:
             return keepers[0]
         return lambda *call: all(keep(*call) for keep in keepers)
+
+    @property
+    def stand_in(self) -> StandIn | None:
+        """The first tier, if it is a plain value that serves for every rejection."""
+        tier = self.tiers[0]
+        if self._excludes or self._freshness is not None or tier.plain is None:
+            return None
+
+        def note(name: str, reason: str) -> None:
+            note_degradation(Degradation(name, tier.name, None, reason))
+
+        def tell(name: str, reason: str, count: int) -> None:
+            tell_served(name, tier.name, None, reason, count)
+
+        return StandIn(tier.name, *tier.plain, scope.get, note, tell)
 
     def came_late(self, call: Call, outcome: Outcome) -> None:
         """Keep an answer that came after its caller had given up."""

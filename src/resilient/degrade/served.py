@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from resilient.engine.call import Call
 
-__all__ = ["note_all_failed", "note_served"]
+__all__ = ["note_all_failed", "note_served", "tell_served"]
 
 
 def note_served(call: Call, tier: str, age: float | None, reason: str) -> None:
@@ -23,12 +23,18 @@ def note_served(call: Call, tier: str, age: float | None, reason: str) -> None:
     call.served = Served(tier, rounded, reason)
     call.pipeline.measures.served(tier, age)
     note_degradation(Degradation(call.name, tier, rounded, reason))
+    tell_served(call.name, tier, rounded, reason)
+
+
+def tell_served(dependency: str, tier: str, age: float | None, reason: str, count: int = 1) -> None:
+    """Tell those who listen that `tier` has answered, or that it has answered `count` calls."""
     signals.emit(
         "resilient.fallback_served",
-        dependency=call.name,
+        dependency=dependency,
         tier=tier,
-        age_seconds=rounded,
+        age_seconds=age,
         reason=reason,
+        **({} if count == 1 else {"count": count}),
     )
 
 

@@ -68,6 +68,11 @@ class Tier(ABC, Generic[D_co]):
     def joined(self, pipeline: Pipeline, fallback: Strategy) -> None:
         """Take note of the pipeline in which this tier is part of `fallback`."""
 
+    @property
+    def plain(self) -> tuple[Any, Callable[[], Any] | None] | None:
+        """The answer, if it is a plain value; and a function that copies it, if that is needed."""
+        return None
+
     @abstractmethod
     def answer(self, call: Call, failed: Outcome) -> Steps[Answer]:
         """Answer in place of `call`, which came to `failed`."""

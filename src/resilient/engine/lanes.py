@@ -22,6 +22,8 @@ from resilient.engine.drivers import TurnedAsync, drive, drive_async
 from resilient.engine.limits import ambient
 from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import JOURNAL_SIZE, Pipeline
+from resilient.engine.refusals import Refused
+from resilient.engine.strategy import Accept
 from resilient.engine.streams import async_stream, sync_stream
 
 __all__ = ["async_lane", "call_through", "run", "run_async", "sync_lane"]
@@ -43,13 +45,16 @@ clock.followers.append(_follow)
 def sync_lane(pipeline: Pipeline, function: Function, called: Function) -> Function:
     """Return `function` guarded by `pipeline`; the fast lane calls it as `called`."""
     lane, journal, settle = pipeline.lane, pipeline.journal, pipeline.settle
-    take, give, accept = pipeline.take, pipeline.give, pipeline.accept
-    limit_around = ambient.get
+    take, give, accept = pipeline.take, pipeline.give, _accepting(pipeline)
+    limit_around, note = ambient.get, journal.append
 
     def guarded(*args: Any, **kwargs: Any) -> Any:
         epoch = lane.epoch
         if epoch is None or limit_around() is not None or (take is not None and not take()):
-            outcome = run(pipeline, function, args, kwargs)
+            refuse = lane.refuse
+            outcome: Outcome | Refused | None = None if refuse is None else refuse()
+            if outcome is None:
+                outcome = run(pipeline, function, args, kwargs)
         else:
             start = now()
             try:
@@ -68,9 +73,7 @@ def sync_lane(pipeline: Pipeline, function: Function, called: Function) -> Funct
                 if lane.epoch is epoch and (
                     accept is None or accept(args, kwargs, value, end - start)
                 ):
-                    if end >= lane.due:
-                        settle()
-                    journal.append(end - start)
+                    note(end - start)
                     if len(journal) >= JOURNAL_SIZE:
                         settle()
                     if give is not None:
@@ -91,15 +94,17 @@ def sync_lane(pipeline: Pipeline, function: Function, called: Function) -> Funct
 def async_lane(pipeline: Pipeline, function: Function, called: Function) -> Function:
     """Return the asynchronous `function` guarded by `pipeline`; the fast lane calls `called`."""
     lane, journal, settle = pipeline.lane, pipeline.journal, pipeline.settle
-    take, give, accept = pipeline.take, pipeline.give, pipeline.accept
-    limit_around = ambient.get
+    take, give, accept = pipeline.take, pipeline.give, _accepting(pipeline)
+    limit_around, note = ambient.get, journal.append
 
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         epoch = lane.epoch
         if epoch is None or limit_around() is not None or (take is not None and not take()):
-            outcome = await drive_async(
-                pipeline.steps(Call(pipeline, function, args, kwargs, is_async=True))
-            )
+            refuse = lane.refuse
+            outcome: Outcome | Refused | None = None if refuse is None else refuse()
+            if outcome is None:
+                call = Call(pipeline, function, args, kwargs, is_async=True)
+                outcome = await drive_async(pipeline.steps(call))
         else:
             start = now()
             try:
@@ -114,9 +119,7 @@ def async_lane(pipeline: Pipeline, function: Function, called: Function) -> Func
                 if lane.epoch is epoch and (
                     accept is None or accept(args, kwargs, value, end - start)
                 ):
-                    if end >= lane.due:
-                        settle()
-                    journal.append(end - start)
+                    note(end - start)
                     if len(journal) >= JOURNAL_SIZE:
                         settle()
                     if give is not None:
@@ -133,6 +136,23 @@ def async_lane(pipeline: Pipeline, function: Function, called: Function) -> Func
             del outcome
 
     return guarded
+
+
+def _accepting(pipeline: Pipeline) -> Accept | None:
+    """Return what looks at each success: the strategies' part, and the time to settle if it counts.
+
+    Where only the number of successes counts, the lane does not even ask.
+    """
+    accept, lane, settle = pipeline.accept, pipeline.lane, pipeline.settle
+    if pipeline.resolution is None:
+        return accept
+
+    def accept_in_time(args: Any, kwargs: Any, value: Any, seconds: float) -> bool:
+        if now() >= lane.due:
+            settle()
+        return accept is None or accept(args, kwargs, value, seconds)
+
+    return accept_in_time
 
 
 def call_through(

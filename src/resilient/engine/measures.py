@@ -139,6 +139,16 @@ class Measures:
             self.retries += retries
             self.durations.observe(duration)
 
+    def refused(self, durations: list[float], reason: str, tier: str | None) -> None:
+        """Count calls that were turned away on the spot, and answered by `tier` if there is one."""
+        count = len(durations)
+        with self._lock:
+            self.calls["rejected" if tier is None else "degraded"] += count
+            self.durations.observe_all(durations)
+            self._count_locked(self.rejections, reason, count)
+            if tier is not None:
+                self._count_locked(self.fallbacks, tier, count)
+
     def served(self, tier: str, age: float | None = None) -> None:
         """Count an answer of a fallback's tier, and how old it is if that is known."""
         with self._lock:
@@ -150,11 +160,16 @@ class Measures:
         """Count and tell of a call that was not made, and may be in `retry_after` seconds."""
         with self._lock:
             self._count_locked(self.rejections, reason)
+        self.tell_rejected(reason, retry_after)
+
+    def tell_rejected(self, reason: str, retry_after: float | None, count: int = 1) -> None:
+        """Tell of a call that was not made, or of `count` of them."""
         signals.emit(
             "resilient.call_rejected",
             dependency=self.name,
             reason=reason,
             retry_in_seconds=retry_after,
+            **({} if count == 1 else {"count": count}),
         )
 
     def detected(self, seconds: float) -> None:
@@ -167,10 +182,10 @@ class Measures:
         with self._lock:
             self.recovery.observe(seconds)
 
-    def _count_locked(self, counts: dict[str, int], label: str) -> None:
+    def _count_locked(self, counts: dict[str, int], label: str, count: int = 1) -> None:
         if label not in counts and len(counts) >= MOST_LABELS:
             label = "other"
-        counts[label] = counts.get(label, 0) + 1
+        counts[label] = counts.get(label, 0) + count
 
     @classmethod
     def of(cls, name: str) -> Measures:

@@ -21,6 +21,7 @@ from resilient.engine.isolation import isolated
 from resilient.engine.locks import new_lock
 from resilient.engine.measures import Measures
 from resilient.engine.outcome import Outcome
+from resilient.engine.refusals import Refusals, Refuse, refusals_of
 from resilient.engine.steps import Attempt, Proceed, Steps
 from resilient.engine.strategy import Accept, Strategy
 from resilient.engine.watching import watching
@@ -43,14 +44,16 @@ class Lane:
     """Whether the fast lane is open: `epoch` is None while it is closed, and new at each opening.
 
     A call that finds another epoch at its end than at its start has outlived a state change.
-    `due` is the time at which the journal must be settled for the sake of its times.
+    `due` is the time at which the journal must be settled for the sake of its times. `refuse`
+    has the answer to calls that are turned away on the spot, while there may be such.
     """
 
-    __slots__ = ("due", "epoch")
+    __slots__ = ("due", "epoch", "refuse")
 
     def __init__(self) -> None:
         self.epoch: object | None = None
         self.due = inf
+        self.refuse: Refuse | None = None
 
 
 @final
@@ -86,7 +89,8 @@ class Pipeline:
         "_chain",
         "_given_name",
         "_late",
-        "_resolution",
+        "_refusals",
+        "_refuse",
         "_settling",
         "accept",
         "give",
@@ -95,6 +99,7 @@ class Pipeline:
         "lane",
         "measures",
         "name",
+        "resolution",
         "strategies",
         "take",
     )
@@ -120,6 +125,8 @@ class Pipeline:
         self._settling = new_lock()
         self.lane = Lane()
         self.journal: list[float] = []
+        self._refusals: Refusals | None = None
+        self._refuse: Refuse | None = None
         self._chain = self._chained()
         self._absorbing = tuple(
             one for one in self.strategies if type(one).absorb is not Strategy.absorb
@@ -128,7 +135,7 @@ class Pipeline:
             one for one in self.strategies if type(one).came_late is not Strategy.came_late
         )
         resolutions = [one.resolution for one in self.strategies if one.resolution is not None]
-        self._resolution = min(resolutions, default=None)
+        self.resolution = min(resolutions, default=None)
         self.take, self.give = self._permits()
         self.accept = self._accepting()
         for strategy in self.strategies:
@@ -210,22 +217,29 @@ class Pipeline:
                 and all(strategy.at_rest for strategy in self.strategies)
             )
             if not at_rest:
+                if self._refusals is None and (how := refusals_of(self.strategies, self.measures)):
+                    self._refusals, self._refuse = how
                 self.lane.epoch = None
             elif self.lane.epoch is None:
                 self.lane.epoch = object()
                 self._renew_due(clock.now())
+            self.lane.refuse = None if faults.passing.depth else self._refuse
+        if self._refusals is not None:
+            self._refusals.tell()
 
     def settle(self) -> None:
         """Tell measures and strategies of the successes in the journal."""
+        if self._refusals is not None:
+            self._refusals.settle()
         journal = self.journal
-        if not journal and self._resolution is None:
+        if not journal and self.resolution is None:
             return
         with self._settling:
             size = len(journal)
             durations = journal[:size]
             del journal[:size]
             now = clock.now()
-            when = min(now, self.lane.due)
+            when = self._ended_by(now)
             self._renew_due(now)
             if not size:
                 return
@@ -237,14 +251,21 @@ class Pipeline:
         # At any moment, in any thread: nothing may be decided here, and nothing may be lost.
         journal: list[float] | None = getattr(self, "journal", None)
         if journal:
-            when = min(clock.now(), self.lane.due)
+            when = self._ended_by(clock.now())
             for strategy in self._absorbing:
                 strategy.leftovers.put(list(journal), when)
             self.measures.leftovers.put(list(journal), when)
 
+    def _ended_by(self, now: float) -> float:
+        """Return a time at about which what is in the journal has ended: before it was due."""
+        if self.resolution is None or now < self.lane.due:
+            return now
+        # Well within that stretch: the moment at which it was due is part of the next one.
+        return self.lane.due - self.resolution / 2
+
     def _renew_due(self, now: float) -> None:
-        if self._resolution is not None:
-            self.lane.due = (now // self._resolution + 1) * self._resolution
+        if self.resolution is not None:
+            self.lane.due = (now // self.resolution + 1) * self.resolution
 
     # The slow lane
 

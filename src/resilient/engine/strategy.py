@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from resilient.engine.blocks import Block
     from resilient.engine.call import Call
     from resilient.engine.pipeline import Pipeline
+    from resilient.engine.refusals import Rejecting, StandIn
     from resilient.engine.steps import Proceed, Steps
     from resilient.engine.workers import Workers
 
@@ -105,6 +106,9 @@ class Strategy(LanePart):
     #: What it raises for a call that it does not let through, or None if it lets all through.
     rejection: ClassVar[type[CallRejected] | None] = None
 
+    #: Whether a call that is turned away further in passes by here as if nothing had been.
+    lets_refusals_pass: ClassVar[bool] = False
+
     #: Whether an error in a block speaks against the dependency; None if every error does.
     judge: Callable[[Exception], bool] | None = None
 
@@ -122,6 +126,16 @@ class Strategy(LanePart):
     @property
     def label(self) -> str | None:
         """The name of the dependency, if this strategy has one."""
+        return None
+
+    @property
+    def rejecting(self) -> Rejecting | None:
+        """How this strategy turns calls away, if it can without a look at the single call."""
+        return None
+
+    @property
+    def stand_in(self) -> StandIn | None:
+        """What is served in place of calls that are turned away, if that is always the same."""
         return None
 
     def attach(self, target: Target) -> Strategy:

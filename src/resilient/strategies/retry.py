@@ -129,6 +129,8 @@ class Retry(Strategy):
         "or decorate a function"
     )
 
+    lets_refusals_pass = True
+
     def __init__(
         self,
         on: Matches | retry_base | None = None,

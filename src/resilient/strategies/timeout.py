@@ -56,6 +56,8 @@ class Timeout(Strategy):
 
     rejection = WorkersSaturated
 
+    lets_refusals_pass = True
+
     def __init__(self, seconds: float, *, max_abandoned: int = 32, max_workers: int = 64) -> None:
         super().__init__()
         self.limit = settings.seconds("seconds", seconds, above_zero=True)
@@ -133,6 +135,8 @@ class Deadline(Strategy):
 
     Where the rule comes from: deadlines in gRPC and in Go's `context`.
     """
+
+    lets_refusals_pass = True
 
     def __init__(self, seconds: float, *, pass_as: str | None = None) -> None:
         super().__init__()

@@ -197,16 +197,19 @@ class Observation:
         fields = self._fields
         fields["duration_ms"] = round(seconds * 1000, 3)
         if event.pipeline is not None:
-            self._add_calls(fields)
+            self._add_calls(fields, error)
         if error is not None and outcome != "succeeded":
             self._add_error(fields, error, outcome)
         event.tell_outcome(outcome, level, fields)
         fields.pop("exc_info", None)
         self.told = self._outer = None
 
-    def _add_calls(self, fields: dict[str, Any]) -> None:
+    def _add_calls(self, fields: dict[str, Any], error: BaseException | None) -> None:
         """Add how often the function was called, and what was served instead of its answer."""
-        fields["attempts"] = sum(call.attempts for call in self._calls) if self._calls else 1
+        if self._calls:
+            fields["attempts"] = sum(call.attempts for call in self._calls)
+        else:  # the fast lane has made it, unless it was turned away on the spot
+            fields["attempts"] = 0 if isinstance(error, CallRejected) else 1
         for call in self._calls:
             if call.served is not None:
                 fields["degraded"] = call.served.tier

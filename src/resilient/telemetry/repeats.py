@@ -87,7 +87,7 @@ class Repeats:
                 if self._timer is None:
                     self._timer = clock.current.later(INTERVAL, self._due)
                 return True
-            repeat.count += 1
+            repeat.count += fields.get("count", 1)
             repeat.fields = fields
             return False
 

@@ -17,6 +17,7 @@ from resilient.engine.isolation import isolated
 from resilient.engine.key import KeySetting
 from resilient.engine.outcome import Outcome
 from resilient.engine.prober import Prober, is_well
+from resilient.engine.refusals import Rejecting
 from resilient.engine.steps import Proceed, Steps
 from resilient.engine.strategy import Accept, Target
 from resilient.errors import CallRejected, CallTimeout, DeadlineExceeded, InvalidSetting
@@ -196,6 +197,23 @@ class CircuitBreaker(CircuitInterface):
             return None
         return lambda _args, _kwargs, _value, seconds: seconds < slow
 
+    @property
+    def rejecting(self) -> Rejecting | None:
+        """How an open circuit turns calls away, where it does and nobody else has a say."""
+        if self._mode != "enforce" or self._shared is not None:
+            return None
+        circuit, name, prober = self._circuit, self._name or "circuit", self._prober
+
+        def error(now: float) -> CircuitOpen:
+            left = circuit.until - now
+            if prober is not None:
+                left = min(left, prober.next_in())
+            rejection = CircuitOpen(name, None if left == inf else left, OPEN)
+            rejection.__cause__ = self._last_failure
+            return rejection
+
+        return Rejecting(circuit, error, CircuitOpen)
+
     def absorb(self, durations: list[float], when: float) -> None:
         """Count the successes of the fast lane."""
         self._circuit.absorb(durations, when)
@@ -336,7 +354,7 @@ class CircuitBreaker(CircuitInterface):
 
     def _rejection(self, retry_after: float | None) -> CircuitOpen:
         if retry_after is not None:
-            retry_after = self._earliest(retry_after)
+            retry_after = max(0.0, self._earliest(retry_after))
         rejection = CircuitOpen(self._name or "circuit", retry_after, self._circuit.state)
         rejection.__cause__ = self._last_failure
         return rejection

@@ -361,6 +361,7 @@ class Circuit:
     def _enter_locked(self, state: str, now: float, change: Change) -> None:
         self.state = state
         self.since = now
+        self.until = -inf  # read without the lock: nobody is turned away before this is known
         self.generation += 1
         self.successes = 0
         self.ramp = None

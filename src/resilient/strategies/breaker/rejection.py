@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pybreaker
 
 from resilient.errors import CallRejected
@@ -14,11 +16,33 @@ class CircuitOpen(CallRejected, pybreaker.CircuitBreakerError):
 
     reason = "circuit_open"
 
-    def __init__(self, name: str, retry_after: float | None, state: str = "open") -> None:
-        if retry_after is None:
+    # It is its arguments, and put into words when somebody reads it: raising it must cost next to
+    # nothing, as it is raised when a service is busiest.
+    if TYPE_CHECKING:
+
+        def __init__(self, name: str, retry_after: float | None, state: str = "open") -> None: ...
+    else:
+        __init__ = BaseException.__init__
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The name of the breaker."""
+        return str(self.args[0])
+
+    @property
+    def retry_after(self) -> float | None:  # type: ignore[override]
+        """The seconds until a call may be let through, or None if nobody knows."""
+        seconds: float | None = self.args[1]
+        return seconds
+
+    @property
+    def state(self) -> str:
+        """The state of the circuit."""
+        return self.args[2] if len(self.args) > 2 else "open"
+
+    def __str__(self) -> str:
+        if self.retry_after is None:
             until = "until it is reset by hand"
         else:
-            retry_after = max(0.0, retry_after)
-            until = f"next call in {retry_after:.3g} s at the earliest"
-        super().__init__(name, f"circuit {state}, {until}", retry_after=retry_after)
-        self.state = state
+            until = f"next call in {self.retry_after:.3g} s at the earliest"
+        return f"{self.name}: circuit {self.state}, {until}"
