@@ -7,7 +7,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resilient import CircuitBreaker, bulkhead, cached, pipeline_of, retry, with_fallback
@@ -43,8 +43,8 @@ def strategies_of(kind: str, name: str) -> list[Strategy]:
         "ramp": {"fail_max": 2, "ramp": True},
         "shadow": {"fail_max": 2, "mode": "shadow"},
     }
-    settings = breakers.get(kind, {"fail_max": 3})
-    breaker = CircuitBreaker(name, reset_timeout=2, **settings)
+    rules = breakers.get(kind, {"fail_max": 3})
+    breaker = CircuitBreaker(name, reset_timeout=2, **rules)
     again = retry(on=ConnectionError, attempts=2, wait_initial=0)
     stacks: dict[str, list[Strategy]] = {
         "fallback": [with_fallback("instead"), again, breaker],
@@ -120,6 +120,7 @@ histories = st.lists(st.tuples(st.sampled_from([0.0, 0.0, 0.1, 1.0, 2.5, 7.0]), 
 
 
 @pytest.mark.parametrize("kind", [*ALONE, *STACKED])
+@settings(deadline=None)
 @given(history=histories)
 def test_both_lanes_decide_and_count_alike(kind: str, history: History) -> None:
     """After each call of a random history, nothing that can be seen tells the lanes apart."""
