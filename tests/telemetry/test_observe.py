@@ -1060,6 +1060,36 @@ def test_in_audit_mode_no_event_is_lost(
     assert "1234" not in "".join(written)
 
 
+def quiet_logging() -> Any:
+    logger = logging.getLogger("shows warnings only")
+    logger.setLevel(logging.WARNING)
+    return logger
+
+
+def quiet_structlog() -> Any:
+    wrapper = structlog.make_filtering_bound_logger(logging.WARNING)
+    return structlog.wrap_logger(structlog.ReturnLogger(), processors=[], wrapper_class=wrapper)
+
+
+SHOWS_LEVELS = {"logging": quiet_logging}
+if hasattr(type(quiet_structlog().bind()), "is_enabled_for"):  # since structlog 25.1
+    SHOWS_LEVELS["structlog"] = quiet_structlog
+
+
+@each("make", SHOWS_LEVELS)
+def test_an_audit_reports_events_of_a_level_that_is_not_shown(
+    logs: list[Any], capsys: pytest.CaptureFixture[str], make: Any
+) -> None:
+    """A logger that shows warnings only would lose successes in silence."""
+    name = f"audited with {make.__name__}"
+    assert observe(name, audit=True, logger=make())(plain)("book") == "book"
+    assert observe("not audited", logger=make())(plain)("book") == "book"
+    assert reading("audit_failures", name) == 2
+    written = capsys.readouterr().err.splitlines()
+    assert [line.startswith(f"{name}_s") for line in written] == [True, True]
+    assert all(line.endswith("audit_failure=InvalidUse") for line in written)
+
+
 def test_an_audit_survives_a_standard_error_that_fails(
     logs: list[Any], full_disk: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

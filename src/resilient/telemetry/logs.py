@@ -14,7 +14,7 @@ from typing import Any, final
 
 import structlog
 
-from resilient.errors import InvalidSetting
+from resilient.errors import InvalidSetting, InvalidUse
 
 __all__ = ["LEVELS", "RESERVED", "Log", "rendered"]
 
@@ -33,7 +33,7 @@ _PLAIN = re.compile(r"[\w.:/@+%-]+")
 class Log:
     """A logger by name, or one that a user has made, with the methods for each level at hand."""
 
-    __slots__ = ("_by_structlog", "_config", "_given", "_methods", "_name", "_streams")
+    __slots__ = ("_by_structlog", "_config", "_given", "_methods", "_name", "_shows", "_streams")
 
     def __init__(self, name: str, given: Any = None) -> None:
         """Take `given`, a logger of either library, or find the one of `name` when needed."""
@@ -46,12 +46,21 @@ class Log:
         self._by_structlog = False
         self._config: Mapping[str, Any] = {}
         self._streams: tuple[Any, Any] = (None, None)
+        self._shows: Callable[[int], bool] = bool
         self._methods: dict[str, Callable[..., object]] = {}
 
     def tell(self, level: str, event: str, fields: Mapping[str, Any]) -> None:
         """Log one event."""
         if not self._is_bound():
             self._bind()
+        self._methods[level](event, **fields)
+
+    def tell_for_sure(self, level: str, event: str, fields: Mapping[str, Any]) -> None:
+        """Log one event, or raise if the logger is set not to show events of that level."""
+        if not self._is_bound():
+            self._bind()
+        if not self._shows(getattr(logging, level.upper())):
+            raise InvalidUse(f"the logger is set not to show events of level {level}")
         self._methods[level](event, **fields)
 
     def _is_bound(self) -> bool:
@@ -80,9 +89,19 @@ class Log:
         elif hasattr(logger, "bind"):
             logger = logger.bind()
             logger = getattr(logger, "sync_bl", logger)  # of one whose methods are coroutines
+        self._shows = _level_check(logger)
         # Last comes what another thread looks at before it takes a method.
         self._methods = {level: getattr(logger, level) for level in LEVELS}
         self._by_structlog, self._streams, self._config = by_structlog, streams, config
+
+
+def _level_check(logger: Any) -> Callable[[int], bool]:
+    """Return what tells whether `logger` shows a level; one that cannot tell shows them all."""
+    for name in ("is_enabled_for", "isEnabledFor"):
+        if hasattr(type(logger), name):  # of the class: instances of structlog have any name
+            check: Callable[[int], bool] = getattr(logger, name)
+            return check
+    return bool
 
 
 @final
@@ -96,6 +115,10 @@ class _Standard:
     def __init__(self, logger: Any) -> None:
         self._logger = logger
 
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802
+        enabled: bool = self._logger.isEnabledFor(level)
+        return enabled
+
     def info(self, event: str, /, **fields: Any) -> None:
         self._log(logging.INFO, event, fields)
 
@@ -106,7 +129,7 @@ class _Standard:
         self._log(logging.ERROR, event, fields)
 
     def _log(self, level: int, event: str, fields: dict[str, Any]) -> None:
-        if not self._logger.isEnabledFor(level):
+        if not self.isEnabledFor(level):
             return
         error = fields.pop("exc_info", None)
         fields = {**structlog.contextvars.get_contextvars(), **fields}

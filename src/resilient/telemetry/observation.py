@@ -30,8 +30,8 @@ class BusinessEvent:
     """What is told of a kind of call, and where: the settings of `observe`, checked."""
 
     __slots__ = (
-        "_log",
         "_suffixes",
+        "_tell",
         "audit",
         "error_fields",
         "expected",
@@ -60,7 +60,7 @@ class BusinessEvent:
         is_stream: bool = False,
     ) -> None:
         self.name = name
-        self._log = log
+        self._tell = log.tell_for_sure if audit else log.tell
         self.tally = tally
         self.result = result
         self.expected = tuple(expected.items())
@@ -93,7 +93,7 @@ class BusinessEvent:
     def tell(self, level: str, name: str, fields: Mapping[str, Any]) -> None:
         """Log one event; what goes wrong there never becomes the result of the call."""
         try:
-            self._log.tell(level, name, fields)
+            self._tell(level, name, fields)
         except Exception as error:
             report_broken("event sink", error)
             if self.audit:
