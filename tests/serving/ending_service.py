@@ -41,8 +41,20 @@ wsgi.add_url_rule("/slow", view_func=slow_too)
 if "gunicorn" in sys.modules:  # by it alone, or it would say of the other that startup is done
     resilient.integrations.flask.install(wsgi)
 
-# Not on the service's own port, which is closed when the server stops.
-resilient.serve(port=int(os.environ["OPS_PORT"]))
+
+def serve_pages() -> None:
+    """Serve the pages, not on the service's own port, which is closed when the server stops."""
+    resilient.serve(port=int(os.environ["OPS_PORT"]))
+
+
+def post_worker_init(worker: Any) -> None:
+    """Do in a worker what a preloaded application cannot: the hook of gunicorn's settings."""
+    resilient.drain_on_sigterm()
+    serve_pages()
+
+
+if "--preload" not in sys.argv:
+    serve_pages()
 
 if __name__ == "__main__":
     import uvicorn

@@ -38,7 +38,7 @@ class EndingService(Server):
         super().__init__()
         self._arguments = command
         self.ops_port = free_port()
-        self.environment = {"OPS_PORT": str(self.ops_port)}
+        self.environment = {"OPS_PORT": str(self.ops_port), "PYTHONPATH": str(SERVICE.parent)}
         if "gunicorn" in command:
             self.ready = "Booting worker"
 
@@ -89,6 +89,10 @@ class EndingService(Server):
         "uvicorn, in a program": ((str(SERVICE), "{port}"), 0),
         "gunicorn, a process for each request": ((*GUNICORN, "{bind}"), 0),
         "gunicorn, a thread for each request": ((*GUNICORN, "{bind}", "--threads=2"), 0),
+        "gunicorn, loaded before its workers": (
+            (*GUNICORN, "{bind}", "--preload", "--config=python:ending_service"),
+            0,
+        ),
         "gunicorn, with uvicorn's worker": (
             (*GUNICORN[:-1], "ending_service:asgi", "{bind}", "--worker-class", UVICORN_WORKER),
             0,
