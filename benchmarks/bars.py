@@ -6,6 +6,7 @@ else is told, and nothing is hidden.
 
 from __future__ import annotations
 
+from benchmarks import caching
 from benchmarks.contention import THREADS
 from benchmarks.findings import OURS_CONTENDED, Findings
 from benchmarks.peers.limits import ASYNCIO_TIMEOUT, EXECUTOR, PYRESILIENCE
@@ -41,6 +42,7 @@ def bars(found: Findings) -> tuple[Bar, ...]:
         bar(STACK, "pybreaker: breaker alone", 1 / 4, 1 / 2),
         bar(STACK, TENACITY_AROUND_PYBREAKER, 1 / 35, 1 / 20),
         bar(CACHED, None, 7.0, 10.0),
+        *_kept(found),
         bar(STACK_ASYNC, None, 2.5, 3.5, UNIT_ASYNC),
         bar(LIMITED_ASYNC, ASYNCIO_TIMEOUT, 0.45, 0.75),
         bar(TIMEOUT, EXECUTOR, 0.75),
@@ -96,3 +98,19 @@ def bars(found: Findings) -> tuple[Bar, ...]:
             fails_beyond=1.2,
         ),
     )
+
+
+def _kept(found: Findings) -> list[Bar]:
+    """Return what keeping an answer adds to a call; Redis only where there is one."""
+    limits = {caching.MEMORY: 4.0, caching.REDIS: 6.0}
+    return [
+        Bar(
+            f"{row}, more than without",
+            UNIT,
+            caching.added(found.kept, row),
+            at_most=at_most,
+            fails_beyond=2 * at_most,
+        )
+        for row, at_most in limits.items()
+        if row in found.kept.units
+    ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from benchmarks import fresh, ours
+from benchmarks import caching, fresh, ours
 from benchmarks.contention import speedups
 from benchmarks.harness import Bench
 from benchmarks.peers.breakers import BREAKERS
@@ -78,6 +78,8 @@ class Findings:
     idle: dict[int, float]
     busy: dict[int, float]
     scrapes: dict[int, dict[str, Any]]
+    #: Calls whose answers are kept, next to the same ones without.
+    kept: Bench
 
 
 def measured(effort: Effort) -> Findings:
@@ -103,6 +105,8 @@ def measured(effort: Effort) -> Findings:
     bench.run(_subjects(alone), rounds=effort.rounds, sample_seconds=effort.sample_seconds)
     tell("calls of many threads and tasks")
     bench.run(_subjects(crowded), rounds=effort.crowd_rounds, sample_seconds=effort.sample_seconds)
+    tell("keeping answers")
+    kept = caching.measured(rounds=effort.rounds, sample_seconds=effort.sample_seconds)
     tell("contention on one breaker")
     breakers: dict[str, Callable[..., Any]] = {OURS_CONTENDED: ours.breaker_alone}
     breakers |= {peer.name: peer.make for peer in BREAKERS if False in peer.colours}
@@ -134,6 +138,7 @@ def measured(effort: Effort) -> Findings:
         idle,
         busy,
         scrapes,
+        kept,
     )
 
 
