@@ -87,6 +87,8 @@ class SQLiteStore:
         self._moving = new_lock()
         self._puts = 0
         _stores.add(self)
+        # At the end of the process there may still be something to write.
+        weakref.finalize(self, _close, self._free).atexit = False
 
     def __repr__(self) -> str:
         return f"SQLiteStore({str(self.path)!r})"
@@ -123,8 +125,7 @@ class SQLiteStore:
 
     def close(self) -> None:
         """Close what is open; the next use opens it again."""
-        while self._free:
-            self._free.pop().connection.close()
+        _close(self._free)
 
     def _tidy(self, connection: sqlite3.Connection, now: float) -> None:
         connection.execute("DELETE FROM answers WHERE expires < ?", (now,))
@@ -198,7 +199,12 @@ class SQLiteStore:
     def _leave_to_parent(self) -> None:
         # SQLite's connections must neither be used nor closed on the other side of a fork.
         _parents.extend(self._free)
-        self._free = []
+        self._free.clear()
+
+
+def _close(free: list[_Opened]) -> None:
+    while free:
+        free.pop().connection.close()
 
 
 def _file(path: Path) -> tuple[int, int] | None:
