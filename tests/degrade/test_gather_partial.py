@@ -295,6 +295,19 @@ def test_threads_that_are_late_are_left_behind() -> None:
     assert 0.09 < took < 1
 
 
+def test_parts_on_threads_take_turns_in_virtual_time(virtual_time: VirtualTime) -> None:
+    """Times add up in virtual time, required parts come first, and the limit holds exactly."""
+    began = virtual_time.now()
+    page = gather_partial(
+        hangs=lambda: virtual_time.sleep(60),
+        product=lambda: virtual_time.sleep(0.3),
+        required={"product"},
+        timeout=1,
+    )
+    assert ([*page], [*page.missing]) == (["product"], ["hangs"])
+    assert 0.98 < virtual_time.now() - began <= 1
+
+
 def test_threads_run_side_by_side() -> None:
     """Three plain functions that wait for each other all come back."""
     meet = threading.Barrier(3, timeout=5)
