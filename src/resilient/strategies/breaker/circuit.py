@@ -126,6 +126,7 @@ class Circuit:
         self.consecutive = 0
         self.successes = 0
         self.usual_seconds: float | None = None
+        self._learned = 0
         self.first_failure: float | None = None
         self._detected_after: float | None = None
         self.ramp: Ramp | None = None
@@ -269,10 +270,12 @@ class Circuit:
         return now
 
     def _learn_usual_locked(self, seconds: float, count: int) -> None:
-        if self.usual_seconds is None:
-            self.usual_seconds = seconds
-        else:
-            self.usual_seconds += (seconds - self.usual_seconds) * min(1.0, count / 100)
+        # The mean of the first hundred, whether they come one by one or in a batch; then, slowly
+        # forgetting, that of the last few hundred.
+        self._learned += count
+        usual = seconds if self.usual_seconds is None else self.usual_seconds
+        weight = min(1.0, count / min(self._learned, 100))
+        self.usual_seconds = usual + (seconds - usual) * weight
 
     def _is_unusual(self, seconds: float) -> bool:
         usual = self.usual_seconds
