@@ -50,13 +50,13 @@ QUICK = Effort(
     most_dependencies=1_000,
 )
 FULL = Effort(
-    rounds=300,
+    rounds=250,
     sample_seconds=0.002,
-    crowd_rounds=20,
+    crowd_rounds=15,
     speedup_rounds=5,
     speedup_calls=15,
     import_rounds=15,
-    scrape_rounds=7,
+    scrape_rounds=4,
     most_dependencies=10_000,
 )
 
@@ -119,12 +119,16 @@ def measured(effort: Effort) -> Findings:
     )
     tell("many dependencies")
     counts = [count for count in SCALES if count <= effort.most_dependencies]
-    making = {count: [_scale("making", count) for _ in range(3)] for count in counts}
+    making = {
+        count: [_scale("making", count) for _ in range(_rounds(count, 3))] for count in counts
+    }
     idle = {count: _scale("memory", count, "idle")["bytes"] for count in counts}
     busy = {count: _scale("memory", count, "busy")["bytes"] for count in counts if count <= 1_000}
     tell("scrapes")
     scrapes = {
-        count: _scale("scrape", count, str(effort.scrape_rounds)) for count in counts if count > 1
+        count: _scale("scrape", count, str(_rounds(count, effort.scrape_rounds)))
+        for count in counts
+        if count > 1
     }
     tell("done")
     return Findings(
@@ -154,6 +158,11 @@ def _prove(section: Section) -> None:
             except Exception as error:
                 error.add_note(f"while showing that this does its work: {row.subject.name}")
                 raise
+
+
+def _rounds(count: int, rounds: int) -> int:
+    """Return fewer rounds for what takes most of a minute."""
+    return min(2, rounds) if count > 1_000 else rounds
 
 
 def _scale(what: str, count: int, how: str = "") -> dict[str, Any]:

@@ -56,14 +56,19 @@ def _imports(found: Findings) -> Table:
         for name, seconds in found.imports.items()
     )
     return Table(
-        "imports", "Import in a fresh process", "seconds", "", "import tenacity", tuple(lines)
+        "imports",
+        "Import in a fresh process",
+        "seconds",
+        "of the processor",
+        "import tenacity",
+        tuple(lines),
     )
 
 
 def _uses(found: Findings) -> Table:
     lines = (Line(name, Spread.of(taken), kind="ours") for name, taken in found.uses.items())
     title = "First use in a fresh process, after the import"
-    return Table("first-use", title, "seconds", "", "", tuple(lines))
+    return Table("first-use", title, "seconds", "of the processor", "", tuple(lines))
 
 
 def _making(found: Findings) -> Table:
@@ -76,7 +81,9 @@ def _making(found: Findings) -> Table:
         for what, shown in (("creation", "creation,"), ("import", "import of a module with"))
         for count, rounds in found.making.items()
     )
-    return Table("making", "Making dependencies", "seconds", "each", "", tuple(lines))
+    return Table(
+        "making", "Making dependencies", "seconds", "of the processor, each", "", tuple(lines)
+    )
 
 
 def _memory(found: Findings) -> Table:
@@ -98,4 +105,6 @@ def _scrapes(found: Findings) -> Table:
             Line(f"prometheus-client's own of {one['series']:,} series", Spread.of(one["theirs"])),
             Line(f"longest wait of an event loop meanwhile, {count:,}", Spread.of(one["waits"])),
         ]
-    return Table("scrape", "A scrape", "seconds", "", "prometheus-client's own", tuple(lines))
+    return Table(
+        "scrape", "A scrape", "seconds", "of the processor", "prometheus-client's own", tuple(lines)
+    )
