@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -247,6 +248,18 @@ def test_head_is_answered_without_a_body(server: Server) -> None:
 def test_nothing_can_be_changed_over_the_pages(server: Server, method: str) -> None:
     """Other methods are refused."""
     assert ask(server, "/metrics", method=method)[0] == 405
+
+
+def test_what_comes_with_a_refused_request_is_no_request_of_its_own(server: Server) -> None:
+    """A body that nobody reads is not taken for what is asked next on the same connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    with closing(connection):
+        connection.request("POST", "/metrics", body="GET /health/live HTTP/1.1\r\n\r\n")
+        response = connection.getresponse()
+        response.read()
+        assert (response.status, response.getheader("Connection")) == (405, "close")
+        connection.request("GET", "/health/live")
+        assert connection.getresponse().status == 200
 
 
 def test_a_client_that_says_nothing_keeps_nobody_waiting(server: Server) -> None:

@@ -98,6 +98,8 @@ class _Pages(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         for name, value in answer.headers:
             self.send_header(name, value)
+        if self.command not in ("GET", "HEAD"):
+            self.send_header("Connection", "close")  # a body, if there is one, is not read
         self.end_headers()
         self.wfile.write(answer.body)
 
