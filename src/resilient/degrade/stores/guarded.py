@@ -29,7 +29,7 @@ from resilient.engine.pipeline import Pipeline
 from resilient.engine.steps import Steps
 from resilient.errors import CallRejected, InvalidSetting
 from resilient.strategies.breaker.breaker import CircuitBreaker
-from resilient.strategies.breaker.circuit import CLOSED
+from resilient.strategies.breaker.circuit import CLOSED, HALF_OPEN, OPEN
 from resilient.strategies.bulkhead import Bulkhead
 from resilient.strategies.off_loop import OffLoop
 
@@ -100,8 +100,7 @@ class GuardedStore:
             probe_every=_PROBE_EVERY,
             probe_timeout=self.seconds,
             ramp=False,
-        ).one_of_many(name, {})
-        breaker.transitions = dict.fromkeys(("closed", "open", "half-open"), 0)
+        ).one_of_many(name, dict.fromkeys((CLOSED, OPEN, HALF_OPEN), 0))
         limit = OffLoop(self.seconds, max_abandoned=8)
         # Fewer at once than there are workers, for which a task cannot wait.
         turns = Bulkhead(limit.max_workers // 2, max_waiting=10_000)
