@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -39,11 +40,13 @@ class Demo:
         self.run = Run()
         self.judged = False
         self.narrator = report.Narrator()
+        self.folder = TemporaryDirectory(prefix="storefront-")
         self.upstreams = {name: Process(name, "upstreams.py", name) for name in UPSTREAMS}
         self.storefront = Process(
             "storefront",
             "storefront_process.py",
             environment=os.environ
+            | {"OUTBOX": f"{self.folder.name}/outbox.db"}
             | {f"{name.upper()}_URL": process.url for name, process in self.upstreams.items()},
             on_line=self.hear,
         )
@@ -88,6 +91,7 @@ class Demo:
                 self.run.outages.append(outage)
                 self.narrator.concludes(outage, self.run)
             stopping.set()
+        self.run.ledger = await self.ledger()
         self.run.counted_degraded = await self.counted_degraded()
 
     async def break_and_mend(self, fault: Fault, lasting: float) -> Outage:
@@ -105,6 +109,17 @@ class Demo:
                 break
             await asyncio.sleep(0.05)
         return Outage(fault.upstream, fault.kind.began, began, returned, now)
+
+    async def ledger(self) -> Counter[str]:
+        """How often each order was charged, once all that have a receipt are or might be."""
+        paid = {answer.order for answer in self.run.answers if answer.status in (200, 202)} - {None}
+        patience = time.monotonic() + PATIENCE_SECONDS
+        async with httpx.AsyncClient(base_url=self.upstreams["payments"].url) as http:
+            while True:
+                booked = Counter[str]((await http.get("/ledger")).json())
+                if paid <= set(booked) or time.monotonic() > patience:
+                    return booked
+                await asyncio.sleep(0.1)
 
     async def counted_degraded(self) -> dict[str, int]:
         """How many degraded calls the library counted, by dependency."""

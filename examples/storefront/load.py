@@ -23,7 +23,7 @@ class Answer:
     """What one request came to, as its client saw it.
 
     `served` says for each upstream that the request needs what came of it: fresh, cached,
-    default, rejected or failed.
+    default, queued, rejected or failed.
     """
 
     kind: str
@@ -33,6 +33,7 @@ class Answer:
     served: Mapping[str, str]
     retry_after: str | None = None
     rights: frozenset[str] = frozenset()
+    order: str | None = None
 
     @property
     def ended(self) -> float:
@@ -111,15 +112,16 @@ def answer(
         served(kind, status, body.get("degraded", [])),
         headers.get("retry-after"),
         frozenset(body.get("rights", [])),
+        body.get("order"),
     )
 
 
 def served(kind: str, status: int, degraded: list[dict[str, str]]) -> dict[str, str]:
     """What came of each upstream that a request of `kind` needs."""
-    parts = dict.fromkeys(NEEDS[kind], "fresh" if status == 200 else "failed")
+    parts = dict.fromkeys(NEEDS[kind], "fresh" if status in (200, 202) else "failed")
     if status in (502, 503):  # the storefront's own words for a payment: the rest was well
         parts = dict.fromkeys(NEEDS[kind], "fresh")
         parts["payments"] = "failed" if status == 502 else "rejected"
     for part in degraded:
-        parts[part["dependency"]] = "cached" if part["tier"] == "cached" else "default"
+        parts[part["dependency"]] = part["tier"]
     return parts

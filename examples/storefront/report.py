@@ -16,7 +16,7 @@ from story import (
 )
 from verdict import Promise
 
-WAYS_TO_SERVE = ("fresh", "cached", "default", "rejected", "failed")
+WAYS_TO_SERVE = ("fresh", "cached", "default", "queued", "rejected", "failed")
 REASONS = {
     "failure_rate": "{failures} of {calls} calls failed",
     "probe_failed": "the attempt failed, so it is still down",

@@ -3,8 +3,13 @@
 This file is what a user of the library writes; `dependencies.py` is where the upstreams are named.
 """
 
+import asyncio
 import math
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -21,7 +26,16 @@ from dependencies import (
     recommendations,
     recommendations_api,
 )
-from resilient import CallRejected, Degradation, cached, deadline, degradation_scope
+from resilient import (
+    CallRejected,
+    Degradation,
+    Outbox,
+    Receipt,
+    cached,
+    deadline,
+    degradation_scope,
+    queued,
+)
 
 LIST_PRICE_CENTS = 2_000
 MEMBER_PRICE_CENTS = 1_800
@@ -65,7 +79,10 @@ async def recommended_to(visitor_id: str) -> list[str]:
     return items
 
 
-@payments
+outbox = Outbox(Path(os.environ["OUTBOX"]))
+
+
+@payments.with_fallback(queued(outbox, key="charge:{order_id}"))
 async def charge(order_id: str, cents: int) -> str:
     """Charge an order, once: the upstream knows a repeated attempt by its idempotency key."""
     response = await payments_api.post(
@@ -93,13 +110,13 @@ async def product_page(request: Request) -> JSONResponse:
 
 
 async def pay(request: Request) -> JSONResponse:
-    """Charge an order; a refusal is immediate and says when to try again."""
+    """Charge an order, now or later; a refusal is immediate and says when to try again."""
     order_id = request.path_params["order_id"]
     with deadline(LIMITS["payment"]), degradation_scope() as degraded:
         visitor = await visitor_of(request.headers.get("authorization", ""))
-        answer = {"order": order_id, "rights": sorted(visitor.rights)}
+        answer: dict[str, object] = {"order": order_id, "rights": sorted(visitor.rights)}
         try:
-            charge_id = await charge(order_id, visitor.price_cents)
+            charged = await charge(order_id, visitor.price_cents)
         except CallRejected as rejected:
             return JSONResponse(
                 answer | {"error": "payments are down", "degraded": described(degraded)},
@@ -111,7 +128,10 @@ async def pay(request: Request) -> JSONResponse:
                 answer | {"error": "not confirmed; repeat it", "degraded": described(degraded)},
                 status_code=502,
             )
-    return JSONResponse(answer | {"charge": charge_id, "degraded": described(degraded)})
+    answer["degraded"] = described(degraded)
+    if isinstance(charged, Receipt):
+        return JSONResponse(answer | {"receipt": charged.id}, status_code=202)
+    return JSONResponse(answer | {"charge": charged})
 
 
 def described(degraded: list[Degradation]) -> list[dict[str, object]]:
@@ -121,9 +141,18 @@ def described(degraded: list[Degradation]) -> list[dict[str, object]]:
     ]
 
 
+@asynccontextmanager
+async def making_queued_payments(_: Starlette) -> AsyncGenerator[None]:
+    """Charge what waits in the outbox, as soon as the circuit lets calls through."""
+    making = asyncio.create_task(outbox.run(concurrency=4))
+    yield
+    making.cancel()
+
+
 app = Starlette(
+    lifespan=making_queued_payments,
     routes=[
         Route("/product/{product_id}", product_page),
         Route("/pay/{order_id}", pay, methods=["POST"]),
-    ]
+    ],
 )

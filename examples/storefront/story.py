@@ -52,6 +52,8 @@ class Run:
     outages: list[Outage] = field(default_factory=list[Outage])
     counted_degraded: Mapping[str, int] = field(default_factory=dict[str, int])
     """How many degraded calls the library's own metrics have, by dependency."""
+    ledger: Counter[str] = field(default_factory=Counter[str])
+    """How often each order was charged, as the payment service has it."""
 
     def circuit(self, upstream: str, at: float) -> str:
         """The event that made the circuit of `upstream` what it was at that time."""

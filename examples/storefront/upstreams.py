@@ -4,7 +4,6 @@ Run as `python upstreams.py NAME PORT`. Trouble is told on stdin, a JSON object 
 """
 
 import asyncio
-import itertools
 import random
 import sys
 from dataclasses import dataclass
@@ -64,24 +63,32 @@ async def me(request: Request) -> JSONResponse:
     return JSONResponse({"id": visitor_id, "rights": rights})
 
 
-charge_ids = itertools.count(1)
-charged: dict[str, int] = {}
+charged: dict[str, str] = {}
+ledger: list[str] = []
 
 
 async def charges(request: Request) -> JSONResponse:
     """Charge once for an idempotency key, however often it is sent."""
     key = request.headers["idempotency-key"]
-    return JSONResponse({"id": f"charge-{charged.setdefault(key, next(charge_ids))}"})
+    if key not in charged:
+        ledger.append(key)
+        charged[key] = f"charge-{len(ledger)}"
+    return JSONResponse({"id": charged[key]})
+
+
+async def booked(_: Request) -> JSONResponse:
+    """Every charge that was made, by its idempotency key."""
+    return JSONResponse(ledger)
 
 
 ROUTES = {
-    "recommendations": Route("/for/{visitor_id}", recommended),
-    "auth": Route("/me", me),
-    "payments": Route("/charges", charges, methods=["POST"]),
+    "recommendations": [Route("/for/{visitor_id}", recommended)],
+    "auth": [Route("/me", me)],
+    "payments": [Route("/charges", charges, methods=["POST"]), Route("/ledger", booked)],
 }
 
 if __name__ == "__main__":
     name, port = sys.argv[1:]
     trouble = Trouble()
-    service = Starlette(routes=[Route("/health", health), ROUTES[name]])
+    service = Starlette(routes=[Route("/health", health), *ROUTES[name]])
     child.serve(Troubled(service, trouble), port=int(port), on_message=trouble.become)

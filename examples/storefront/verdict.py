@@ -34,6 +34,7 @@ def verdict(run: Run) -> list[Promise]:
         "every recovery was noticed within 2 s of the upstream's return": unnoticed(stories),
         "after every fault the circuit closed and everything was fresh": never_whole(stories),
         "every refused payment said when to try again": refusals_without_advice(run),
+        "every payment was made exactly once, those with a receipt too": not_once(run),
         "nobody had more than a guest's rights while auth could not be asked": excess_rights(run),
         "the library's metrics count what the clients saw": miscounts(run),
     }
@@ -48,7 +49,7 @@ def exit_status(promises: list[Promise]) -> int:
 def needless_failures(run: Run) -> Iterator[str]:
     """Failed requests, but for those that needed a critical upstream while it was broken."""
     for answer in run.answers:
-        if answer.status != 200 and not excused(answer, run):
+        if answer.status not in (200, 202) and not excused(answer, run):
             yield f"a {answer.kind} was answered {answer.status}: {dict(answer.served)}"
 
 
@@ -97,6 +98,14 @@ def refusals_without_advice(run: Run) -> Iterator[str]:
             yield f"a {answer.kind} was refused without Retry-After"
 
 
+def not_once(run: Run) -> Iterator[str]:
+    for answer in run.answers:
+        if answer.order is not None and answer.status in (200, 202):
+            times = run.ledger[answer.order]
+            if times != 1:
+                yield f"order {answer.order}, answered {answer.status}, was charged {times} times"
+
+
 def excess_rights(run: Run) -> Iterator[str]:
     for answer in run.answers:
         excess = answer.rights - GUEST_RIGHTS
@@ -109,7 +118,7 @@ def miscounts(run: Run) -> Iterator[str]:
         part
         for answer in run.answers
         for part, how in answer.served.items()
-        if how in ("cached", "default")
+        if how in ("cached", "default", "queued")
     )
     for upstream in sorted({*seen, *run.counted_degraded}):
         counted = run.counted_degraded.get(upstream, 0)

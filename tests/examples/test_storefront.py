@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -109,6 +110,17 @@ def refusal_without_retry_after(run: Run) -> None:
     run.answers += [replace(REFUSAL, retry_after=None), replace(PAYMENT, started=17.0)]
 
 
+def receipt_that_was_never_charged(run: Run) -> None:
+    waiting = {"auth": "fresh", "payments": "queued"}
+    run.answers.append(replace(PAYMENT, started=12.0, status=202, served=waiting, order="o1"))
+    run.counted_degraded = {"recommendations": 1, "payments": 1}
+
+
+def order_charged_twice(run: Run) -> None:
+    run.answers.append(replace(PAYMENT, started=12.0, order="o1"))
+    run.ledger = Counter({"o1": 2})
+
+
 def guest_with_the_rights_of_a_member(run: Run) -> None:
     run.answers.append(replace(GUEST_PAGE, rights=frozenset({"browse", "member price"})))
     run.counted_degraded = {"recommendations": 1, "auth": 1}
@@ -131,6 +143,8 @@ def metrics_that_miss_a_degraded_answer(run: Run) -> None:
         (circuit_that_opens_again_at_the_end, "after every fault the circuit closed"),
         (still_stale_at_the_end, "after every fault the circuit closed and everything was fresh"),
         (refusal_without_retry_after, "every refused payment said"),
+        (receipt_that_was_never_charged, "every payment was made exactly once"),
+        (order_charged_twice, "every payment was made exactly once"),
         (guest_with_the_rights_of_a_member, "nobody had more than a guest's rights"),
         (metrics_that_miss_a_degraded_answer, "the library's metrics count"),
     ],
@@ -183,7 +197,7 @@ def test_the_table_of_a_fault_names_it_and_every_way_of_serving() -> None:
     run = good_run()
     table = report.table(story_of(run.outages[0], run))
     assert table.splitlines()[0] == "recommendations: killed, for 6.0 s"
-    assert "fresh 0, cached 1, default 0, rejected 0, failed 0" in table
+    assert "fresh 0, cached 1, default 0, queued 0, rejected 0, failed 0" in table
     assert "noticed after 0.62 s" in table
 
 
