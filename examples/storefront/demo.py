@@ -72,6 +72,7 @@ class Demo:
             yield
         finally:
             await asyncio.gather(*(process.end() for process in self.processes))
+            self.folder.cleanup()
 
     def hear(self, line: dict[str, Any]) -> None:
         """Note an event that the storefront wrote."""

@@ -7,7 +7,7 @@ import asyncio
 import math
 import os
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,9 +144,11 @@ def described(degraded: list[Degradation]) -> list[dict[str, object]]:
 @asynccontextmanager
 async def making_queued_payments(_: Starlette) -> AsyncGenerator[None]:
     """Charge what waits in the outbox, as soon as the circuit lets calls through."""
-    making = asyncio.create_task(outbox.run(concurrency=4))
+    making = asyncio.create_task(outbox.run(concurrency=4, stop_within=2))
     yield
     making.cancel()
+    with suppress(asyncio.CancelledError):
+        await making
 
 
 app = Starlette(
