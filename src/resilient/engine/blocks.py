@@ -147,7 +147,7 @@ def _call(strategy: Strategy, *, is_async: bool) -> Call:
         parts = strategy.as_block(is_async=is_async)
         name = strategy.label or calling_place()
         pipeline = Pipeline(*parts, name=name, is_failure=strategy.judge)
-        strategy.block_pipelines[is_async] = pipeline
+        strategy.block_pipelines = {**strategy.block_pipelines, is_async: pipeline}
     return Call(pipeline, _nothing, (), {}, is_async=is_async)
 
 

@@ -9,7 +9,11 @@ from typing import Any
 
 __all__ = ["new_lock"]
 
-_locks: weakref.WeakSet[Any] = weakref.WeakSet()
+# A list of references, swept as it grows: there are many locks, and a set takes twice the memory.
+_locks: list[weakref.ref[Any]] = []
+LEAST_SWEPT = 1000
+_sweep_at = LEAST_SWEPT
+_growing = RLock()
 
 
 def new_lock() -> RLock:
@@ -17,15 +21,23 @@ def new_lock() -> RLock:
 
     Re-entrant, as a destructor or a signal handler may run a guarded call within one of ours.
     """
+    global _sweep_at
     lock = RLock()
-    _locks.add(lock)
+    with _growing:
+        if len(_locks) >= _sweep_at:
+            _locks[:] = [one for one in _locks if one() is not None]
+            _sweep_at = max(LEAST_SWEPT, 2 * len(_locks))
+        _locks.append(weakref.ref(lock))
     return lock
 
 
 def _free_all() -> None:
     # As logging and threading do it: the threads that held them do not exist in the child.
-    for lock in list(_locks):
-        lock._at_fork_reinit()
+    _growing._at_fork_reinit()  # type: ignore[attr-defined]
+    for reference in _locks:
+        lock = reference()
+        if lock is not None:
+            lock._at_fork_reinit()
 
 
 os.register_at_fork(after_in_child=_free_all)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, final
 
 from resilient.engine import signals
@@ -49,27 +50,41 @@ class Histogram:
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
+        # Zeros for all that have counted nothing yet, which are most.
+        self.counts: list[int] | tuple[int, ...] = _zeros(len(bounds) + 1)
         self.sum = 0.0
 
     def observe(self, seconds: float) -> None:
         """Count one value."""
-        self.counts[bisect_left(self.bounds, seconds)] += 1
+        counts = self._own_counts()
+        counts[bisect_left(self.bounds, seconds)] += 1
         self.sum += seconds
 
     def observe_all(self, batch: list[float]) -> None:
         """Count the values of `batch`, which is sorted on the way."""
         self.sum += sum(batch)
+        counts = self._own_counts()
         if max(batch) <= self.bounds[0]:
-            self.counts[0] += len(batch)
+            counts[0] += len(batch)
             return
         batch.sort()
         below = 0
         for index, bound in enumerate(self.bounds):
             upto = bisect_right(batch, bound, below)
-            self.counts[index] += upto - below
+            counts[index] += upto - below
             below = upto
-        self.counts[-1] += len(batch) - below
+        counts[-1] += len(batch) - below
+
+    def _own_counts(self) -> list[int]:
+        counts = self.counts
+        if isinstance(counts, tuple):
+            counts = self.counts = list(counts)
+        return counts
+
+
+@cache
+def _zeros(number: int) -> tuple[int, ...]:
+    return (0,) * number
 
 
 @final
@@ -78,13 +93,13 @@ class Measures:
 
     __slots__ = (
         "__weakref__",
-        "_lock",
         "attempts",
         "calls",
         "detection",
         "durations",
         "fallbacks",
         "leftovers",
+        "lock",
         "name",
         "pipelines",
         "recovery",
@@ -95,7 +110,7 @@ class Measures:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._lock = new_lock()
+        self.lock = new_lock()
         self.calls: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
         self.durations = Histogram(LATENCY_BOUNDS)
         self.attempts = 0
@@ -126,14 +141,14 @@ class Measures:
 
     def returned(self, durations: list[float]) -> None:
         """Count successful calls of one attempt each."""
-        with self._lock:
+        with self.lock:
             self.calls["success"] += len(durations)
             self.attempts += len(durations)
             self.durations.observe_all(durations)
 
     def ended(self, outcome: str, duration: float, attempts: int, retries: int) -> None:
         """Count one call that went through the slow lane."""
-        with self._lock:
+        with self.lock:
             self.calls[outcome] += 1
             self.attempts += attempts
             self.retries += retries
@@ -142,7 +157,7 @@ class Measures:
     def refused(self, durations: list[float], reason: str, tier: str | None) -> None:
         """Count calls that were turned away on the spot, and answered by `tier` if there is one."""
         count = len(durations)
-        with self._lock:
+        with self.lock:
             self.calls["rejected" if tier is None else "degraded"] += count
             self.durations.observe_all(durations)
             self._count_locked(self.rejections, reason, count)
@@ -151,14 +166,14 @@ class Measures:
 
     def served(self, tier: str, age: float | None = None) -> None:
         """Count an answer of a fallback's tier, and how old it is if that is known."""
-        with self._lock:
+        with self.lock:
             self._count_locked(self.fallbacks, tier)
             if age is not None:
                 self.stale_ages.observe(age)
 
     def rejected(self, reason: str, retry_after: float | None = None) -> None:
         """Count and tell of a call that was not made, and may be in `retry_after` seconds."""
-        with self._lock:
+        with self.lock:
             self._count_locked(self.rejections, reason)
         self.tell_rejected(reason, retry_after)
 
@@ -174,12 +189,12 @@ class Measures:
 
     def detected(self, seconds: float) -> None:
         """Count an outage that was noticed `seconds` after its first failure."""
-        with self._lock:
+        with self.lock:
             self.detection.observe(seconds)
 
     def recovered(self, seconds: float) -> None:
         """Count an outage that was over `seconds` after its first failure."""
-        with self._lock:
+        with self.lock:
             self.recovery.observe(seconds)
 
     def _count_locked(self, counts: dict[str, int], label: str, count: int = 1) -> None:

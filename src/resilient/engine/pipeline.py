@@ -91,7 +91,6 @@ class Pipeline:
         "_late",
         "_refusals",
         "_refuse",
-        "_settling",
         "accept",
         "give",
         "journal",
@@ -122,12 +121,11 @@ class Pipeline:
         self.name = name
         self.measures = Measures.of(name)
         self.judge = is_failure
-        self._settling = new_lock()
         self.lane = Lane()
         self.journal: list[float] = []
         self._refusals: Refusals | None = None
         self._refuse: Refuse | None = None
-        self._chain = self._chained()
+        self._chain: Proceed | None = None
         self._absorbing = tuple(
             one for one in self.strategies if type(one).absorb is not Strategy.absorb
         )
@@ -162,6 +160,7 @@ class Pipeline:
         proceed: Proceed = _attempt
         for strategy in reversed(self.strategies):
             proceed = partial(strategy.steps, proceed=proceed)
+        self._chain = proceed  # made for the first call that needs it: most dependencies are well
         return proceed
 
     def _permits(self) -> tuple[Callable[[], bool] | None, Callable[[], object] | None]:
@@ -234,7 +233,7 @@ class Pipeline:
         journal = self.journal
         if not journal and self.resolution is None:
             return
-        with self._settling:
+        with self.measures.lock:
             size = len(journal)
             durations = journal[:size]
             del journal[:size]
@@ -272,7 +271,7 @@ class Pipeline:
     def steps(self, call: Call) -> Steps[Outcome]:
         """Take `call` through all strategies, and count what it came to."""
         try:
-            chain = _attempt if faults.passing.depth else self._chain
+            chain = _attempt if faults.passing.depth else self._chain or self._chained()
             outcome = yield from chain(call)
         except TurnedAsync:
             raise

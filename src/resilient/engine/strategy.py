@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, final
 
 from resilient.engine.leftovers import Leftovers
@@ -109,15 +109,18 @@ class Strategy(LanePart):
     #: Whether a call that is turned away further in passes by here as if nothing had been.
     lets_refusals_pass: ClassVar[bool] = False
 
+    #: The journals of pipelines that are gone, of those who want to know.
+    leftovers: Leftovers = Leftovers()
+    #: The pipelines of ``with`` and ``async with`` blocks, made on first use.
+    block_pipelines: Mapping[bool, Pipeline] = MappingProxyType({})
+
     #: Whether an error in a block speaks against the dependency; None if every error does.
     judge: Callable[[Exception], bool] | None = None
 
     def __init__(self) -> None:
         self._pipelines: WeakList[Pipeline] = WeakList()
-        #: The journals of pipelines that are gone.
-        self.leftovers = Leftovers()
-        #: The pipelines of ``with`` and ``async with`` blocks, made on first use.
-        self.block_pipelines: dict[bool, Pipeline] = {}
+        if type(self).absorb is not LanePart.absorb:
+            self.leftovers = Leftovers()
 
     def steps(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
         """Do this strategy's part for `call`, and `proceed` to those further in."""

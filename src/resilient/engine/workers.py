@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
@@ -130,6 +129,17 @@ class _Worker:
 class Workers:
     """A pool of at most `max_workers` threads, grown as needed, plus those that are abandoned."""
 
+    __slots__ = (
+        "__weakref__",
+        "_idle",
+        "_lock",
+        "_queue",
+        "_size",
+        "abandoned",
+        "max_abandoned",
+        "max_workers",
+    )
+
     def __init__(self, *, max_workers: int, max_abandoned: int) -> None:
         self.max_workers = max_workers
         self.max_abandoned = max_abandoned
@@ -141,7 +151,7 @@ class Workers:
         self._lock = threading.RLock()  # a signal handler may make a call within one of ours
         self._idle: list[_Worker] = []
         self._size = 0
-        self._queue: deque[threading.Lock] = deque()
+        self._queue: list[threading.Lock] = []
 
     def run(
         self,
@@ -312,7 +322,7 @@ class Workers:
     def _next_turn_locked(self) -> None:
         saturated = self.abandoned >= self.max_abandoned
         while self._queue:
-            self._queue.popleft().release()
+            self._queue.pop(0).release()
             if not saturated:
                 return
 

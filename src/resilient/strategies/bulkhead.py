@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import final
 
@@ -135,7 +134,7 @@ class _Permits:
     def refill(self) -> None:
         self._lock = new_lock()
         self.free = [None] * self.size
-        self.queue: deque[Waiter] = deque()
+        self.queue: list[Waiter] = []
 
     def take(self) -> bool:
         try:
@@ -152,7 +151,7 @@ class _Permits:
     def _hand_over(self) -> None:
         with self._lock:
             while self.queue and self.take():
-                self.queue.popleft().wake()
+                self.queue.pop(0).wake()
 
     def take_or_queue(self, waiter: Waiter, most: int) -> bool | None:
         """Return whether a permit was taken, or None if `waiter` has a place in the queue now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from resilient.engine import settings
@@ -49,17 +50,21 @@ def judges_values(on: object) -> bool:
 def error_matcher(parameter: str, on: Matches) -> Callable[[Exception], bool]:
     """Return a function that tells whether an error, or all leaves of a group, is one of `on`."""
     if callable(on) and not isinstance(on, type):
-        is_meant: Callable[[BaseException], bool] = settings.plain_function(parameter, on)
-    else:
-        try:
-            types = settings.error_types(parameter, on)
-        except InvalidSetting:
-            raise InvalidSetting(
-                parameter, on, "exception types, a predicate on the exception, or retry objects"
-            ) from None
+        return _of_leaves(settings.plain_function(parameter, on))
+    try:
+        return _of_types(settings.error_types(parameter, on))
+    except InvalidSetting:
+        raise InvalidSetting(
+            parameter, on, "exception types, a predicate on the exception, or retry objects"
+        ) from None
 
-        is_meant = _instance_of(types)
 
+@lru_cache  # most dependencies name the same few types
+def _of_types(types: tuple[type[BaseException], ...]) -> Callable[[Exception], bool]:
+    return _of_leaves(lambda error: isinstance(error, types))
+
+
+def _of_leaves(is_meant: Callable[[BaseException], bool]) -> Callable[[Exception], bool]:
     def matches(error: BaseException) -> bool:
         if is_meant(error):
             return True
@@ -82,7 +87,3 @@ def speaks_for(on: Matches, exclude: Matches | None) -> Callable[[Exception], bo
         return isinstance(error, CallRejected) or isolated("on", True, matches, error)
 
     return speaks
-
-
-def _instance_of(types: tuple[type[BaseException], ...]) -> Callable[[BaseException], bool]:
-    return lambda error: isinstance(error, types)

@@ -100,7 +100,7 @@ def _locked(
 
     @wraps(method)
     def locked(self: Circuit, /, *args: P.args, **kwargs: P.kwargs) -> tuple[R, list[Change]]:
-        with self._lock:
+        with self.lock:
             result = method(self, *args, **kwargs)
             changes, self._changes = self._changes, []
             return result, changes
@@ -114,7 +114,7 @@ class Circuit:
 
     def __init__(self, rules: Rules, window: Window) -> None:
         self.rules = rules
-        self._lock = new_lock()
+        self.lock = new_lock()
         self._window = window
         self._changes: list[Change] = []
         self.state = CLOSED
@@ -134,7 +134,7 @@ class Circuit:
         self._reopened = 0
         self._seen = 0
         # (calls seen before, time) of the failures that the next trip may be made of.
-        self._onset: deque[tuple[int, float]] = deque(maxlen=1000)
+        self._onset: deque[tuple[int, float]] | None = None
 
     # Letting in
 
@@ -158,7 +158,7 @@ class Circuit:
 
     def admitted_at(self, started: float) -> Admission | None:
         """Return the permission of a call that the fast lane let in, if that still counts."""
-        with self._lock:
+        with self.lock:
             if self.state == CLOSED and started >= self.since:
                 return Admission(self.generation)
             return None
@@ -169,7 +169,7 @@ class Circuit:
 
     def withdraw(self, admission: Admission) -> None:
         """Take a permission back from a call that says nothing: cancelled, excluded, rejected."""
-        with self._lock:
+        with self.lock:
             self._leases.discard(admission)
 
     # Taking note
@@ -177,7 +177,7 @@ class Circuit:
     def absorb(self, durations: list[float], when: float) -> None:
         """Count successes that the fast lane has let in."""
         count = len(durations)
-        with self._lock:
+        with self.lock:
             if self.state == CLOSED:
                 self._seen += count
                 self.consecutive = 0
@@ -231,6 +231,8 @@ class Circuit:
     def _count_locked(self, now: float, seconds: float, *, failed: bool, slow: bool) -> None:
         self._window.add(now, failed=failed, slow=slow)
         if failed or slow:
+            if self._onset is None:
+                self._onset = deque(maxlen=1000)
             self._onset.append((self._seen, now))
         self._seen += 1
         if failed:
@@ -263,8 +265,9 @@ class Circuit:
         """
         rules = self.rules
         least = 0.5 * min(rules.failure_rate or 1.0, rules.slow_call_rate or 1.0)
-        failures = len(self._onset)
-        for index, (before, time) in enumerate(self._onset):
+        onset = self._onset or ()
+        failures = len(onset)
+        for index, (before, time) in enumerate(onset):
             if failures - index >= least * (self._seen - before):
                 return time
         return now
@@ -356,7 +359,7 @@ class Circuit:
         since = None if first is None else now - first
         self._reopened = 0
         self.consecutive = 0
-        self._onset.clear()
+        self._onset = None
         self._window.clear()
         change = Change(self.state, CLOSED, reason, since, self._detected_after)
         self._enter_locked(CLOSED, now, change)
@@ -406,7 +409,7 @@ class Circuit:
         else:
             self.consecutive = 0
             self._window.clear()
-            self._onset.clear()
+            self._onset = None
 
     @property
     def window(self) -> Window:

@@ -16,7 +16,6 @@ import pybreaker
 from resilient.engine import clock, settings
 from resilient.engine.isolation import isolated
 from resilient.engine.lanes import call_through
-from resilient.engine.locks import new_lock
 from resilient.engine.measures import Measures
 from resilient.engine.names import Names
 from resilient.engine.pipeline import Pipeline
@@ -88,7 +87,7 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
         Strategy.__init__(self)
         self._circuit = circuit
         self._mode = mode
-        self._lock = new_lock()
+        self._lock = circuit.lock
         self._excluded_exceptions: list[Any] = _exclusions(exclude)
         self._listeners: list[Any] = [_checked_listener(one) for one in listeners or ()]
         self._shared = shared
