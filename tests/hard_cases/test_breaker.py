@@ -33,6 +33,7 @@ from resilient import (
     InvalidSetting,
     InvalidUse,
     NothingToServe,
+    OutboxError,
     RateLimited,
     ResilientError,
     UnstableKey,
@@ -262,6 +263,7 @@ EXAMPLES: list[ResilientError] = [
     InvalidUse("a block cannot be repeated"),
     UnstableKey("an object"),
     DuplicateName("orders"),
+    OutboxError("disk full"),
     Rubbish("cut off, changed, or written for another key or codec"),
 ]
 
