@@ -26,7 +26,8 @@ def fail(
     """Let calls of `dependency` fail, or take longer, within a ``with`` block.
 
     Arguments:
-        dependency: Its name: that of the `Dependency`, of the breaker, or of the function.
+        dependency: Its name: that of the `Dependency`, of the breaker, or else that of the function
+            with its module, such as "shop.reviews_of".
         error: What the calls raise; None lets them go on after their delay.
         times: How many of them; None for all.
         after: Seconds that each of them takes first.
