@@ -218,3 +218,25 @@ def test_a_block_takes_a_token(virtual_time: VirtualTime) -> None:
         pass
     with pytest.raises(RateLimited):
         limit.__enter__()
+
+
+def test_a_call_that_is_cancelled_while_it_waits_has_spent_its_token(
+    virtual_time: VirtualTime,
+) -> None:
+    """A token that was promised to a call is not given to the next one."""
+    limit = rate_limit(1, per=1, max_wait=10)
+
+    @limit
+    async def ask() -> float:
+        return virtual_time.now()
+
+    async def main() -> float:
+        begun = await ask()
+        waiting = asyncio.ensure_future(ask())
+        await asyncio.sleep(0.5)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        return await ask() - begun
+
+    assert virtual_time.run(main()) == pytest.approx(2)
