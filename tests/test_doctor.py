@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,36 @@ def test_a_sound_installation_is_well(capsys: pytest.CaptureFixture[str]) -> Non
     told = capsys.readouterr().out
     assert f"resilient-calls {resilient.__version__}" in told
     assert all(name in told for name in ("tenacity", "pybreaker", "structlog", "prometheus-client"))
+    assert re.search(r"^clock \S+, to \S+ s$", told, re.MULTILINE)
     assert told.endswith("all is well\n")
+
+
+def test_a_directory_for_metrics_that_can_be_written_is_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Multiprocess mode is told, and nothing is wrong with it."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    assert main(["doctor"]) == 0
+    assert f"PROMETHEUS_MULTIPROC_DIR {tmp_path}" in capsys.readouterr().out
+
+
+def test_a_directory_for_metrics_that_is_not_there_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where processes could not put their metrics, the exit status is 1."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "gone"))
+    assert main(["doctor"]) == 1
+    assert "there is no such directory: make it" in capsys.readouterr().out
+
+
+def test_a_directory_for_metrics_that_cannot_be_written_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A directory of another user is told as what it is."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda *_: False)  # whoever runs the tests may be root
+    assert main(["doctor"]) == 1
+    assert "this user cannot write there" in capsys.readouterr().out
 
 
 def test_the_namesake_is_found(

@@ -105,7 +105,7 @@ def test_a_worker_makes_calls_until_it_is_terminated(shop: Path) -> None:
     [
         ("sqlite:///nowhere.db", "there is no such file"),
         ("sqlite:///no/folder/outbox.db", "folder that exists"),
-        ("nowhere:outbox", "No module named 'nowhere'"),
+        ("nowhere:outbox", "there is no module 'nowhere'"),
         ("shop:nothing", "no attribute 'nothing'"),
         ("shop:charge", "is no Outbox"),
         ("sqlite:///shop.py", "broken"),

@@ -7,6 +7,7 @@ wrapper, one frame in a traceback and one set of settings, however many decorato
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import weakref
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from resilient.engine.strategy import Strategy, Target
 from resilient.engine.streams import async_stream, sync_stream
 from resilient.errors import InvalidUse
 
-__all__ = ["guard", "pipeline_of"]
+__all__ = ["guard", "guarded_functions", "pipeline_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -142,6 +143,15 @@ def pipeline_of(function: Callable[..., Any]) -> Pipeline:
     if known is None:
         raise InvalidUse(f"{plain_name(function)} is not guarded")
     return known.pipeline
+
+
+def guarded_functions() -> list[Function]:
+    """Return every guarded function that is alive, in no order.
+
+    It asks the garbage collector, which takes its time: a register would cost every decorated
+    function memory for the sake of a command that most processes never run.
+    """
+    return [found for found in gc.get_objects() if _known(found) is not None]
 
 
 def _known(function: object) -> _Guarded | None:

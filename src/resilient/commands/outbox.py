@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import importlib
 import json
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+from resilient.commands.table import shown, table
+from resilient.commands.target import imported
 from resilient.degrade.outbox.calls import QueuedCall
 from resilient.degrade.outbox.outbox import Outbox
 from resilient.errors import InvalidUse, OutboxError, ResilientError
@@ -76,13 +77,7 @@ def _outbox_of(target: str) -> Outbox:
         if not outbox.path.exists():  # a mistyped name makes no file
             raise OutboxError(f"{outbox.path}: there is no such file")
         return outbox
-    module, _, name = target.partition(":")
-    try:
-        found: object = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InvalidUse(f"{target}: {error}") from error
+    found = imported(target)
     if not isinstance(found, Outbox):
         raise InvalidUse(f"{target} is no Outbox but a {type(found).__qualname__}")
     return found
@@ -95,7 +90,7 @@ def _list(outbox: Outbox, arguments: argparse.Namespace) -> int:
         for row in rows:
             print(json.dumps(row))
     else:
-        print(_table([COLUMNS, *([_shown(row[name]) for name in COLUMNS] for row in rows)]))
+        print(table([COLUMNS, *([shown(row[name]) for name in COLUMNS] for row in rows)]))
         depth = outbox.table.depth()
         print(f"{depth.waiting} waiting, {depth.dead} dead")
     return 0
@@ -110,7 +105,7 @@ def _show(outbox: Outbox, arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(row))
     else:
-        print(_table([(name, _shown(value)) for name, value in row.items()]))
+        print(table([(name, shown(value)) for name, value in row.items()]))
     return 0
 
 
@@ -173,19 +168,3 @@ def _arguments(call: QueuedCall) -> Any:
         return json.loads(call.arguments)
     except ValueError:  # of a broken row
         return call.arguments
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "-"
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Return `rows` as text, with the columns one below the other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
