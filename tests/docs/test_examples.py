@@ -22,12 +22,13 @@ def name_of(example: Example) -> str:
     return f"{example.source.page.relative_to(ROOT).as_posix()}:{example.source.line}"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def nothing_is_left_of_other_tests() -> None:
-    """Forget their breakers and the like, which health would still see."""
+@pytest.fixture
+def nothing_is_left_of_others() -> None:
+    """Forget the breakers and the like of tests and examples, which health would still see."""
     gc.collect()
 
 
+@pytest.mark.usefixtures("nothing_is_left_of_others")
 @pytest.mark.parametrize("example", TO_RUN, ids=name_of)
 def test_an_example_runs_as_it_stands(example: Example, virtual_time: Any) -> None:
     """An example runs by itself, given what its page says above it, and raises nothing."""

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(*command: str, folder: Path) -> Iterator[None]:
+def running(*command: str, folder: Path) -> Generator[None]:
     """Run a program until the end of the block."""
     with subprocess.Popen(
         command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
