@@ -264,12 +264,14 @@ class Retry(Strategy):
             return "not retryable", 0.0
         if self.after is not None:
             isolated("retry after", None, self.after, history.state())
+        if self.stop is None and attempt >= self.attempts:
+            return "attempts", 0.0
         pause = self._pause(attempt, history)
         if error is not None:
             asked = isolated("retry_after", None, asked_to_wait, error)
             if asked is not None:
                 pause = max(pause, min(asked, self.max_retry_after))
-        if self._is_enough(attempt, pause, history):
+        if self.stop is not None and self._is_enough(self.stop, pause, history):
             return "attempts", 0.0
         if any(strategy.refuses(call) for strategy in call.pipeline.inside(self)):
             return "circuit", 0.0
@@ -291,12 +293,10 @@ class Retry(Strategy):
         bound: float = min(self.wait_max, self.wait_initial * 2.0 ** min(attempt - 1, 60))
         return random.uniform(0.0, bound)
 
-    def _is_enough(self, attempt: int, pause: float, history: _History) -> bool:
-        if self.stop is None:
-            return attempt >= self.attempts
+    def _is_enough(self, stop: Callable[..., Any], pause: float, history: _History) -> bool:
         state = history.state()
         state.upcoming_sleep = pause
-        return bool(isolated("retry stop", True, self.stop, state))
+        return bool(isolated("retry stop", True, stop, state))
 
 
 def _hook(parameter: str, function: Callable[..., Any] | None) -> Callable[..., Any] | None:

@@ -29,6 +29,8 @@ def asked_to_wait(error: BaseException) -> float | None:
         error,
         first,
     ):
+        if place is None or type(place) is str:  # as it is with most errors
+            continue
         found = _header(place)
         if found is not None:
             return parsed(found)
