@@ -19,6 +19,7 @@ import structlog
 from benchmarks.ours import stack
 from resilient import observe, pipeline_of
 from resilient.engine.leftovers import Leftovers
+from resilient.engine.locks import new_lock
 
 __all__ = [
     "Lines",
@@ -154,6 +155,7 @@ class _Uncounted:
 
     def __init__(self) -> None:
         self.leftovers = Leftovers()
+        self.lock = new_lock()
 
     def __getattr__(self, _: str) -> Callable[..., None]:
         return _nothing

@@ -271,14 +271,30 @@ class Workers:
                 turn.acquire()
                 self._queue.append(turn)
             self._wait_for(turn, outer)
+        return self._new_worker()
+
+    def _new_worker(self) -> _Worker | None:
+        """Return a worker that has been counted already, or None if there is no thread for it."""
         worker = _Worker(self)
         try:
             worker.start()
-        except RuntimeError:  # the platform has no thread to give
+        except RuntimeError:  # the platform has no thread to give, or the process is ending
             with self._lock:
                 self._size -= 1
             return None
         return worker
+
+    def stand_by(self) -> None:
+        """Have a worker ready: while a process ends, no thread can begin (from Python 3.12 on)."""
+        with self._lock:
+            if self._idle or self._size >= self.max_workers:
+                return
+            self._size += 1
+        worker = self._new_worker()
+        if worker is not None:
+            with self._lock:
+                self._idle.append(worker)
+                self._next_turn_locked()
 
     def _wait_for(self, turn: threading.Lock, outer: Limit | None) -> None:
         try:

@@ -19,5 +19,5 @@ class OffLoop(Timeout):
 
     def steps(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
         """Have the call made on a worker."""
-        call.workers = self._need_workers()
+        call.workers = self.need_workers()
         return (yield from super().steps(call, proceed))

@@ -72,10 +72,11 @@ class Timeout(Strategy):
     def attach(self, target: Target) -> Timeout:
         """Make the workers, without any thread yet, if the function is synchronous."""
         if not target.is_async:
-            self._need_workers()
+            self.need_workers()
         return self
 
-    def _need_workers(self) -> Workers:
+    def need_workers(self) -> Workers:
+        """Return the workers for synchronous calls, made on first use."""
         if self.workers is None:
             self.workers = Workers(max_workers=self.max_workers, max_abandoned=self.max_abandoned)
         return self.workers
@@ -96,7 +97,7 @@ class Timeout(Strategy):
         outer, outer_workers = call.limit, call.workers
         call.limit = tighter(outer, Limit(begun + self.limit, self.limit, call.name, self))
         if not call.is_async:
-            call.workers = self._need_workers()
+            call.workers = self.need_workers()
         try:
             outcome = yield from proceed(call)
         finally:

@@ -47,6 +47,13 @@ class _VirtualTimer:
         self.callback = None
 
 
+class _OfThread(threading.local):
+    """The limits that calls of one thread are under: another thread's end none of this one's."""
+
+    def __init__(self) -> None:
+        self.limits: list[float] = []
+
+
 @final
 class VirtualTime:
     """A clock for tests; the library's own within a ``with`` block.
@@ -72,7 +79,7 @@ class VirtualTime:
         self._now = float(math.ceil(time.monotonic())) if start is None else start
         self._due: list[tuple[float, int, _VirtualTimer]] = []
         self._order = count()
-        self._limits: list[float] = []
+        self._own = _OfThread()
         self._replaced: clock.Clock | None = None
 
     def __enter__(self) -> VirtualTime:
@@ -101,7 +108,7 @@ class VirtualTime:
         self.advance(max(0.0, seconds))
 
     def _move_to(self, moment: float) -> None:
-        limit = min(self._limits, default=math.inf)
+        limit = min(self._own.limits, default=math.inf)
         stop = min(moment, limit)
         while self._due and self._due[0][0] <= stop:
             due, _, timer = heappop(self._due)
@@ -128,7 +135,7 @@ class VirtualTime:
         context = copy_context()
         limit = step.limit.for_one_call()
         context.run(ambient.set, limit)
-        outer, self._limits = self._limits, [*self._limits, step.limit.expires]
+        outer, self._own.limits = self._own.limits, [*self._own.limits, step.limit.expires]
         try:
             value = context.run(step.function, *step.args, **step.kwargs)
         except Exception as error:
@@ -138,7 +145,7 @@ class VirtualTime:
                 raise
             return Outcome(None, step.limit.overrun(), started, self._now)
         finally:
-            self._limits = outer
+            self._own.limits = outer
         limit.ended = True
         return Outcome(value, None, started, self._now)
 
@@ -175,11 +182,11 @@ class VirtualTime:
 
     def background(self, function: Callable[[], object]) -> bool:
         """Call `function` at once."""
-        outer, self._limits = self._limits, []
+        outer, self._own.limits = self._own.limits, []
         try:
             function()
         finally:
-            self._limits = outer
+            self._own.limits = outer
         return True
 
     def run_coroutine(

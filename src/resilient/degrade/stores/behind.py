@@ -56,9 +56,14 @@ class WriteBehind(Generic[T]):
     """Items that wait to be written by `write`, at most `most` of them, the newest for each key."""
 
     def __init__(
-        self, write: Callable[[T], Done], dropped: Callable[[], object], most: int
+        self,
+        write: Callable[[T], Done],
+        dropped: Callable[[], object],
+        most: int,
+        stand_by: Callable[[], object],
     ) -> None:
         self._write = write
+        self._stand_by = stand_by
         self._dropped = dropped
         self._most = most
         self._begin()
@@ -116,6 +121,8 @@ class WriteBehind(Generic[T]):
                 self._go.release()
             if state is not _State.ABSENT:
                 return
+        if clock.current is clock.system:
+            self._stand_by()  # the process may end before the thread has begun to write
         if not clock.current.background(self._work):
             # No thread to be had: the next write tries again.
             self._awake, self._state = False, _State.ABSENT

@@ -27,6 +27,7 @@ from resilient.engine.locks import new_lock
 from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import Pipeline
 from resilient.engine.steps import Steps
+from resilient.engine.workers import Workers
 from resilient.errors import CallRejected, InvalidSetting
 from resilient.strategies.breaker.breaker import CircuitBreaker
 from resilient.strategies.breaker.circuit import CLOSED, HALF_OPEN, OPEN
@@ -67,7 +68,10 @@ class GuardedStore:
         self._reading = self._guard("reading", partial(store.get, _PROBE))
         self._writing = self._guard("writing", partial(store.put, _PROBE, b"", 1.0))
         self.behind: WriteBehind[Write] = WriteBehind(
-            lambda waiting: waiting.write(), partial(self.counts.add, "dropped"), MOST_WAITING
+            lambda waiting: waiting.write(),
+            partial(self.counts.add, "dropped"),
+            MOST_WAITING,
+            stand_by=_workers(self._writing).stand_by,
         )
         self.counts.watch(self)
 
@@ -166,6 +170,10 @@ class GuardedStore:
         if outcome.error is not None and not isinstance(outcome.error, CallRejected):
             report_broken("cache store", outcome.error)
         return outcome
+
+
+def _workers(pipeline: Pipeline) -> Workers:
+    return next(one for one in pipeline.strategies if isinstance(one, OffLoop)).need_workers()
 
 
 def _breaker(pipeline: Pipeline) -> str:
