@@ -391,6 +391,28 @@ def test_a_listener_is_told_of_each_one(logs: list[Any], virtual_time: VirtualTi
     ]
 
 
+class Counting:
+    """Has a method that listens."""
+
+    def __init__(self) -> None:
+        self.heard = 0
+
+    def listen(self, name: str, fields: Any) -> None:
+        self.heard += 1
+
+
+def test_a_method_that_listened_stops_like_a_function() -> None:
+    """It is another object each time that it is asked for; the same method of others goes on."""
+    one, other = Counting(), Counting()
+    subscribe(one.listen)
+    subscribe(other.listen)
+    unsubscribe(one.listen)
+    signals.emit("resilient.call_timed_out", dependency="method", seconds=1)
+    unsubscribe(other.listen)
+    signals.emit("resilient.call_timed_out", dependency="method", seconds=1)
+    assert (one.heard, other.heard) == (0, 1)
+
+
 def test_the_kinds_that_are_kept_apart_are_bounded(
     logs: list[Any], virtual_time: VirtualTime
 ) -> None:

@@ -48,12 +48,17 @@ def subscribe(listener: Listener) -> None:
 def unsubscribe(listener: Listener) -> None:
     """Stop calling `listener`, which `subscribe` was given.
 
+    It is told by equality: a method of an object is another one each time that it is asked for.
+
+    Arguments:
+        listener: What `subscribe` was given, or what equals it.
+
     Example:
         >>> from resilient import unsubscribe
         >>> unsubscribe(print)  # harmless where there is nothing to stop
     """
     global _listeners
-    _listeners = tuple(one for one in _listeners if one is not listener)
+    _listeners = tuple(one for one in _listeners if one != listener)
 
 
 def emit(name: str, **fields: Any) -> None:
