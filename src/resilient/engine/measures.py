@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, final
 from resilient.engine import signals
 from resilient.engine.leftovers import Leftovers
 from resilient.engine.locks import new_lock
-from resilient.engine.weak import WeakList
+from resilient.engine.weak import WeakList, alive
 
 if TYPE_CHECKING:
     from resilient.engine.pipeline import Pipeline
@@ -219,7 +219,7 @@ _registry_lock = new_lock()
 def all_measures() -> list[Measures]:
     """Return the measures of everything that is guarded now, ordered by name, settled."""
     with _registry_lock:  # others may be made meanwhile
-        found = list(_registry.values())
+        found = alive(_registry)
     found.sort(key=lambda measures: measures.name)
     for measures in found:
         measures.settle()

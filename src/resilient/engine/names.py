@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from operator import itemgetter
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 from resilient.engine.callables import outer_frame
@@ -49,7 +49,8 @@ class Names(Generic[T]):
             self._named[name] = thing
             self._origins[name] = origin
             if len(self._origins) > 2 * len(self._named) + SPARE:
-                self._origins = {one: self._origins[one] for one in list(self._named)}
+                held = {one.key for one in self._named.valuerefs()}
+                self._origins = {one: self._origins[one] for one in held & self._origins.keys()}
 
     def _is_taken(self, name: str, thing: T, origin: tuple[str, int]) -> bool:
         holder = self._named.get(name)
@@ -66,9 +67,8 @@ class Names(Generic[T]):
 
     def all(self) -> list[T]:
         """Return what has a name, ordered by it."""
-        with self._lock:  # others may give names meanwhile
-            named = list(self._named.items())
-        return [thing for _, thing in sorted(named, key=itemgetter(0))]
+        references = sorted(self._named.valuerefs(), key=attrgetter("key"))
+        return [thing for one in references if (thing := one()) is not None]
 
     def get(self, name: str) -> T | None:
         """Return what has `name`, or None."""

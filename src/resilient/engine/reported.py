@@ -6,13 +6,13 @@ somebody looks, so that telemetry knows none of them by name, and none of them k
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from resilient.engine.isolation import isolated
 from resilient.engine.locks import new_lock
+from resilient.engine.weak import WeakGroup
 
 if TYPE_CHECKING:
     from resilient.engine.measures import Histogram
@@ -78,7 +78,7 @@ class Reported:
         return ()
 
 
-_reported: weakref.WeakSet[Reported] = weakref.WeakSet()
+_reported: WeakGroup[Reported] = WeakGroup()
 _lock = new_lock()
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from resilient.engine.locks import new_lock
 
-__all__ = ["WeakList"]
+__all__ = ["WeakGroup", "WeakList", "alive"]
 
 T = TypeVar("T")
 
@@ -36,3 +36,28 @@ class WeakList(Generic[T]):
             item = reference()
             if item is not None:
                 yield item
+
+
+class WeakGroup(Generic[T]):
+    """Things in no order that nobody else may hold, and that come and go while it is iterated."""
+
+    __slots__ = ("_things",)
+
+    def __init__(self) -> None:
+        self._things: weakref.WeakValueDictionary[int, T] = weakref.WeakValueDictionary()
+
+    def add(self, item: T) -> None:
+        """Take `item` up; harmless if it is there."""
+        self._things[id(item)] = item
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(alive(self._things))
+
+
+def alive(things: weakref.WeakValueDictionary[Any, T]) -> list[T]:
+    """Return the values that are still there, whatever other threads make and drop meanwhile.
+
+    To iterate over `things` itself (or over a `weakref.WeakSet`) may fail: what went meanwhile is
+    removed by the next thread that looks anything up there, whether or not somebody iterates.
+    """
+    return [one for reference in things.valuerefs() if (one := reference()) is not None]

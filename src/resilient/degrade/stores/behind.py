@@ -12,7 +12,6 @@ import atexit
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Hashable
 from enum import Enum, auto
 from typing import Any, Generic, TypeVar, final
@@ -20,6 +19,7 @@ from typing import Any, Generic, TypeVar, final
 from resilient.engine import clock
 from resilient.engine.isolation import isolated
 from resilient.engine.locks import new_lock
+from resilient.engine.weak import WeakGroup
 
 __all__ = ["Done", "WriteBehind"]
 
@@ -187,7 +187,7 @@ class WriteBehind(Generic[T]):
             time.sleep(0.002)
 
 
-_queues: weakref.WeakSet[WriteBehind[Any]] = weakref.WeakSet()
+_queues: WeakGroup[WriteBehind[Any]] = WeakGroup()
 
 
 def _flush_all() -> None:

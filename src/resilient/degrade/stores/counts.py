@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterable
 from typing import Any, Literal, final
 
 from resilient.engine.locks import new_lock
 from resilient.engine.reported import Condition, Reading, Reported
+from resilient.engine.weak import WeakGroup
 
 __all__ = ["Counts"]
 
@@ -32,7 +32,7 @@ class Counts(Reported):
         self.name = name
         self._lock = new_lock()
         self._counts: dict[Event, int] = dict.fromkeys((*_LOOKUPS, *_WRITES), 0)
-        self._stores: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._stores: WeakGroup[Any] = WeakGroup()
         self.report()
 
     @staticmethod
