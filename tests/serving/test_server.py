@@ -227,14 +227,28 @@ def test_a_query_is_not_part_of_the_path(server: Server) -> None:
     assert ask(server, "/health/live?verbose=1")[0] == 200
 
 
-@pytest.mark.parametrize("question", ["startup", "ready", "live"])
+@pytest.mark.parametrize(
+    ("question", "short", "told"),
+    [
+        ("startup", "/startupz", []),
+        ("ready", "/readyz", ["asked about:circuit"]),
+        ("live", "/livez", ["asked about:turns"]),
+    ],
+)
 def test_each_question_has_the_name_that_kubernetes_uses_as_well(
-    server: Server, question: str
+    server: Server, question: str, short: str, told: list[str]
 ) -> None:
     """`/readyz` is `/health/ready`, and so are the other two."""
-    health.started()
-    short = {"startup": "/startupz", "ready": "/readyz", "live": "/livez"}[question]
-    assert ask(server, short) == ask(server, f"/health/{question}")
+    dependency = Dependency("asked about", breaker=circuit_breaker())
+    watch = health.watch("asked about", limit=60)
+    for path in (short, f"/health/{question}"):
+        _, kind, body = ask(server, path)
+        checks = json.loads(body).get("checks", {})
+        assert kind == "application/health+json"
+        # Of the circuits of other tests, some may be there still.
+        assert [name for name in checks if name.startswith("asked about")] == told
+    watch.stop()
+    del dependency
 
 
 def test_head_is_answered_without_a_body(server: Server) -> None:
