@@ -42,9 +42,9 @@ def test_it_can_be_looked_through_while_others_make_and_drop_things(make: Any) -
     add, look = make()
     held, dropped = Thing(), [Thing() for _ in range(100)]
     kept: list[Thing] = []
-    for number, one in enumerate((held, *dropped)):
-        add(number, one)
-    del one
+    add(0, held)
+    for number in range(len(dropped)):
+        add(1 + number, dropped[number])
 
     def have_a_turn(*_: Any) -> Any:
         if dropped:
