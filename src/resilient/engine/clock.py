@@ -17,6 +17,8 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
 
+from resilient.engine.isolation import isolated
+
 if TYPE_CHECKING:
     from resilient.engine.outcome import Outcome
     from resilient.engine.steps import Invoke
@@ -244,13 +246,17 @@ class SystemClock:
                 if not self._due:
                     self._running = False
                     return
+                if current is not self:
+                    # A test has put another clock in place; what this one owes is no part of it.
+                    self._changed.wait(0.05)
+                    continue
                 wait = self._due[0][0] - time.monotonic()
                 if wait > 0:
                     self._changed.wait(min(wait, threading.TIMEOUT_MAX))
                     continue
                 callback = heappop(self._due)[2].callback
             if callback is not None:
-                callback()
+                isolated("timer", None, callback)
 
 
 system = SystemClock()

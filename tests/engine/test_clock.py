@@ -1,0 +1,29 @@
+"""The machine's clock, and what is due on it later."""
+
+from __future__ import annotations
+
+import threading
+
+from resilient.engine import clock
+from resilient.testing import VirtualTime
+
+
+def test_a_callback_that_raises_ends_no_other() -> None:
+    """The thread of timers goes on, whatever a callback does."""
+    called = threading.Event()
+
+    def broken() -> None:
+        raise RuntimeError("in a callback")
+
+    clock.system.later(0.0, broken)
+    clock.system.later(0.01, called.set)
+    assert called.wait(10)
+
+
+def test_what_is_due_waits_while_another_clock_is_in_place() -> None:
+    """A check that another test has begun does not run in the midst of virtual time."""
+    called = threading.Event()
+    with VirtualTime():
+        clock.system.later(0.0, called.set)
+        assert not called.wait(0.15)
+    assert called.wait(10)
