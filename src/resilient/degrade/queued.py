@@ -93,6 +93,8 @@ class Queued(Tier[Receipt]):
         for parameter, value in (("key", key), ("ordered_by", ordered_by)):
             if value is not None and not isinstance(value, str) and not callable(value):
                 raise InvalidSetting(parameter, value, 'a template such as "charge:{order_id}"')
+        if ordered_by is not None and not getattr(outbox, "keeps_order", True):
+            raise InvalidSetting("ordered_by", ordered_by, f"None: {outbox!r} keeps no order")
         self.key = key
         self.ordered_by = ordered_by
         self._name = None if name is None else settings.text("name", name)

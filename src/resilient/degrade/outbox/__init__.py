@@ -8,5 +8,6 @@ table      the calls in it: put, claimed, done, put off, buried
 outbox     the outbox that users have
 depth      how full it is, for metrics and health
 worker     what makes the calls, as threads or as tasks
+attempts   how calls come out that somebody else's queue keeps
 command    `python -m resilient outbox ...`
 """

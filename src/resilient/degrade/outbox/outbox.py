@@ -7,23 +7,19 @@ import contextlib
 import threading
 from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from resilient.degrade.outbox.calls import NewCall, QueuedCall, Receipt
 from resilient.degrade.outbox.database import Database
 from resilient.degrade.outbox.depth import condition_of, readings_of
+from resilient.degrade.outbox.replay import Replay, add_replay
 from resilient.degrade.outbox.table import Depth, Table
 from resilient.degrade.outbox.worker import Worker
 from resilient.engine import clock, settings, signals
-from resilient.engine.callables import code_of
 from resilient.engine.isolation import report_broken
 from resilient.engine.locks import new_lock
 from resilient.engine.names import Names
 from resilient.engine.reported import Condition, Reading, Reported
-from resilient.errors import DuplicateName, InvalidSetting, InvalidUse, OutboxError
-
-if TYPE_CHECKING:
-    from resilient.degrade.outbox.replay import Replay
+from resilient.errors import InvalidSetting, InvalidUse, OutboxError
 
 __all__ = ["Outbox"]
 
@@ -129,13 +125,7 @@ class Outbox(Reported):
         Raises:
             DuplicateName: If another function has its name.
         """
-        known = self.replays.get(replay.name)
-        if known is not None and _code(known.function) != _code(replay.function):
-            raise DuplicateName(
-                f"{self!r} has another function under the name {replay.name!r} already: its calls "
-                "would be made with the wrong one"
-            )
-        self.replays[replay.name] = replay
+        add_replay(self.replays, replay, self)
 
     def put(self, call: NewCall) -> Receipt:
         """Keep `call`, and return its receipt once it is on the disk.
@@ -337,9 +327,3 @@ def _path_of(url: str | Path) -> Path:
     if not url.parent.is_dir():
         raise InvalidSetting("url", str(url), "in a folder that exists")
     return url
-
-
-def _code(function: object) -> tuple[str, str]:
-    """Return where a function is written, which a module that is loaded anew does not change."""
-    code = getattr(code_of(function), "__code__", None)
-    return (getattr(code, "co_filename", ""), getattr(code, "co_qualname", repr(function)))

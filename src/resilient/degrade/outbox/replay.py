@@ -7,14 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from resilient.engine.callables import is_async_function, plain_name
+from resilient.engine.callables import code_of, is_async_function, plain_name
 from resilient.engine.lanes import call_through
 from resilient.engine.pipeline import Pipeline
+from resilient.errors import DuplicateName
 
 if TYPE_CHECKING:
     from resilient.engine.strategy import Strategy
 
-__all__ = ["Replay", "lasting_name"]
+__all__ = ["Replay", "add_replay", "lasting_name"]
 
 
 @final
@@ -56,6 +57,21 @@ class Replay:
         return call_through(self.pipeline, self.function, args, kwargs)
 
 
+def add_replay(replays: dict[str, Replay], replay: Replay, queue: object) -> None:
+    """Take `replay` into those of `queue`, by its name.
+
+    Raises:
+        DuplicateName: If another function has that name.
+    """
+    known = replays.get(replay.name)
+    if known is not None and _code(known.function) != _code(replay.function):
+        raise DuplicateName(
+            f"{queue!r} has another function under the name {replay.name!r} already: its calls "
+            "would be made with the wrong one"
+        )
+    replays[replay.name] = replay
+
+
 def lasting_name(function: Callable[..., Any]) -> str:
     """Return the module and name of `function`, as every process knows them.
 
@@ -69,3 +85,9 @@ def lasting_name(function: Callable[..., Any]) -> str:
     file = getattr(main, "__file__", None)
     known = spec.name if spec is not None else Path(file).stem if file else module
     return f"{known}.{rest}"
+
+
+def _code(function: object) -> tuple[str, str]:
+    """Return where a function is written, which a module that is loaded anew does not change."""
+    code = getattr(code_of(function), "__code__", None)
+    return (getattr(code, "co_filename", ""), getattr(code, "co_qualname", repr(function)))
