@@ -100,11 +100,11 @@ class Cuts:
 
     def arm(self, limit: Limit) -> Cut:
         """Have the current task cancelled at the end of `limit`, unless it is disarmed before."""
-        task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("an asynchronous time limit needs a running asyncio task")
         cut = Cut(task, limit.expires)
-        loop = task.get_loop()
         line = self._line
         if line is None or line.loop is not loop:
             line = self._line = self._line_of(loop)
