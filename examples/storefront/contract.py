@@ -11,3 +11,6 @@ CRITICAL = frozenset({"payments"})
 
 GUEST_RIGHTS = frozenset({"browse", "buy"})
 """What everybody may do. Nobody gets more while auth cannot be asked."""
+
+DRAIN = {"requests": 20.0, "outbox": 2.0}
+"""The longest that a process which is told to end waits for its requests, and then its outbox."""

@@ -23,9 +23,11 @@ async def raise_for_server_error(response: httpx.Response) -> None:
 
 
 def client_of(upstream: str) -> httpx.AsyncClient:
-    """The HTTP client for `upstream`, whose address is in the environment."""
+    """The HTTP client for `upstream`, whose address and maybe token are in the environment."""
+    token = os.environ.get(f"{upstream.upper()}_TOKEN")
     return httpx.AsyncClient(
         base_url=os.environ[f"{upstream.upper()}_URL"],
+        headers={"Authorization": f"Bearer {token}"} if token else {},
         event_hooks={"response": [raise_for_server_error]},
     )
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from contract import GUEST_RIGHTS, LIMITS
+from contract import DRAIN, GUEST_RIGHTS, LIMITS
 from dependencies import (
     FAILURES,
     auth,
@@ -92,21 +92,24 @@ async def charge(order_id: str, cents: int) -> str:
     return charge_id
 
 
-async def product_page(request: Request) -> JSONResponse:
+async def page_about(product_id: str, token: str) -> dict[str, object]:
     """Everything about a product; parts that cannot be had are replaced, never the page."""
     with deadline(LIMITS["page"]), degradation_scope() as degraded:
-        visitor = await visitor_of(request.headers.get("authorization", ""))
+        visitor = await visitor_of(token)
         items = await recommended_to(visitor.id)
-    return JSONResponse(
-        {
-            "product": request.path_params["product_id"],
-            "visitor": visitor.id,
-            "rights": sorted(visitor.rights),
-            "price_cents": visitor.price_cents,
-            "recommended": items,
-            "degraded": described(degraded),
-        }
-    )
+    return {
+        "product": product_id,
+        "visitor": visitor.id,
+        "rights": sorted(visitor.rights),
+        "price_cents": visitor.price_cents,
+        "recommended": items,
+        "degraded": described(degraded),
+    }
+
+
+async def product_page(request: Request) -> JSONResponse:
+    token = request.headers.get("authorization", "")
+    return JSONResponse(await page_about(request.path_params["product_id"], token))
 
 
 async def pay(request: Request) -> JSONResponse:
@@ -144,7 +147,7 @@ def described(degraded: list[Degradation]) -> list[dict[str, object]]:
 @asynccontextmanager
 async def making_queued_payments(_: Starlette) -> AsyncGenerator[None]:
     """Charge what waits in the outbox, as soon as the circuit lets calls through."""
-    making = asyncio.create_task(outbox.run(concurrency=4, stop_within=2))
+    making = asyncio.create_task(outbox.run(concurrency=4, stop_within=DRAIN["outbox"]))
     yield
     making.cancel()
     with suppress(asyncio.CancelledError):
