@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -148,27 +149,40 @@ def test_a_value_of_another_kind_is_not_served(stores: Any, client: redis_py.Red
     assert guarded(Scripted(ConnectionError))() == "instead"
 
 
-class Load:
+class Threads:
     """Callers on threads, each call timed, until the block ends."""
 
-    def __init__(self, call: Any) -> None:
+    number = 4
+
+    def __init__(self, guard: Any, own: float) -> None:
         self.took: list[float] = []
         self.failed: list[BaseException] = []
-        self._call = call
+        self._own = own
+        self._call = guard(self._load)
         self._end = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(one,)) for one in range(4)]
+        threads = range(self.number)
+        self._threads = [threading.Thread(target=self._run, args=(one,)) for one in threads]
+
+    def _load(self, user: str) -> Any:
+        time.sleep(self._own)
+        return [user]
 
     def _run(self, index: int) -> None:
         number = 0
         while not self._end.is_set():
             number += 1
-            began = time.monotonic()
-            try:
+            with self._timed():
                 self._call(f"{index}-{number % 5}")
-            except Exception as error:
-                self.failed.append(error)
-            self.took.append(time.monotonic() - began)
             time.sleep(0.002)
+
+    @contextmanager
+    def _timed(self) -> Generator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        except Exception as error:
+            self.failed.append(error)
+        self.took.append(time.monotonic() - began)
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -181,26 +195,46 @@ class Load:
             thread.join()
 
 
-@pytest.mark.parametrize("outage", ["killed", "frozen"])
-def test_an_outage_of_redis_fails_no_call_and_slows_none_beyond_its_limit(
-    redis: RedisServer, stores: Any, outage: str
-) -> None:
-    """Under load it goes and comes back; it is used again within 2 s, and the share is counted."""
-    counts = Counts.of(f"redis {outage}")
-    store = stores(name=f"redis {outage}")
-    own = 0.001
+class Tasks(Threads):
+    """The same as tasks of one event loop."""
 
-    @with_fallback(cached(ttl=60, fresh_for=0.05, key="rec:{user}", store=store))
-    def load(user: str) -> list[str]:
-        time.sleep(own)
+    number = 1
+
+    async def _load(self, user: str) -> Any:
+        await asyncio.sleep(self._own)
         return [user]
 
-    with Load(load) as under_load:
+    def _run(self, index: int) -> None:
+        async def run_all() -> None:
+            await asyncio.gather(*map(self._run_task, range(4)))
+
+        asyncio.run(run_all())
+
+    async def _run_task(self, index: int) -> None:
+        number = 0
+        while not self._end.is_set():
+            number += 1
+            with self._timed():
+                await self._call(f"{index}-{number % 5}")
+            await asyncio.sleep(0.002)
+
+
+@pytest.mark.parametrize("outage", ["killed", "frozen"])
+@pytest.mark.parametrize("callers", [Threads, Tasks])
+def test_an_outage_of_redis_fails_no_call_and_slows_none_beyond_its_limit(
+    redis: RedisServer, stores: Any, outage: str, callers: type[Threads]
+) -> None:
+    """Under load it goes and comes back; it is used again within 2 s, and the share is counted."""
+    name = f"redis {outage} under {callers.__name__}"
+    counts = Counts.of(name)
+    own = 0.001
+    guard = with_fallback(cached(60, fresh_for=0.05, key="rec:{user}", store=stores(name=name)))
+    with callers(guard, own) as under_load:
         assert eventually(lambda: counts["hit"] > 0 and counts["written"] > 0)
         redis.kill() if outage == "killed" else redis.freeze()
         time.sleep(1.0)
         assert counts["unavailable"] > 0
-        assert {one.name: one.status for one in all_conditions()}[f"redis {outage}:cache"] == "warn"
+        assert {one.name: one.status for one in all_conditions()}[f"{name}:cache"] == "warn"
         redis.start() if outage == "killed" else redis.thaw()
         back = time.monotonic()
         written, hits = counts["written"], counts["hit"]
