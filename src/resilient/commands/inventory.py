@@ -121,4 +121,14 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in value]
     if isinstance(value, type):
         return value.__name__
-    return plain_name(value) if inspect.isroutine(value) else repr(value)
+    if inspect.isroutine(value):
+        return plain_name(value)
+    *own, _ = type(value).__mro__  # the last is `object`
+    says_nothing = hasattr(value, "__dict__") and not any("__repr__" in vars(one) for one in own)
+    return _numbers_of(value) if says_nothing else repr(value)
+
+
+def _numbers_of(value: object) -> str:
+    """Return what can be said of an object that does not describe itself, as tenacity's do not."""
+    said = (f"{name}={one}" for name, one in vars(value).items() if isinstance(one, int | float))
+    return f"{type(value).__name__}({', '.join(said)})"

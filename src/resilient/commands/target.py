@@ -38,5 +38,9 @@ def _why(name: str, error: BaseException) -> str:
             f"in which `import {name}` works"
         )
     what = "".join(traceback.format_exception_only(error)).strip()
-    at = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, SyntaxError):
+        return what  # with its place
+    # The innermost frame that is in a file: what is frozen into Python is not where to look.
+    frames = traceback.extract_tb(error.__traceback__)
+    at = next(one for one in reversed(frames) if not one.filename.startswith("<"))
     return f"{what} ({at.filename}, line {at.lineno})"

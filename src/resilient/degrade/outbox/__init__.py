@@ -9,5 +9,4 @@ outbox     the outbox that users have
 depth      how full it is, for metrics and health
 worker     what makes the calls, as threads or as tasks
 attempts   how calls come out that somebody else's queue keeps
-command    `python -m resilient outbox ...`
 """
