@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -294,3 +296,32 @@ def test_a_forked_child_watches_nobody_of_its_parent() -> None:
         os._exit(0 if health.live().checks == {} else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert list(health.live().checks) == ["of the parent:turns"]
+
+
+def test_to_say_where_a_thread_stands_is_safe_while_garbage_is_collected() -> None:
+    """Python 3.11 can stand still for ever here, in the answer that is to find out who does."""
+    script = (
+        "import faulthandler, gc, threading, time\n"
+        "from resilient import health\n"
+        "faulthandler.dump_traceback_later(20, exit=True)\n"
+        "gc.set_threshold(1)\n"
+        "class Cyclic:\n"
+        "    def __init__(self): self.me = self\n"
+        "    def __del__(self): time.sleep(0)\n"
+        "def begin_threads():\n"
+        "    while True:\n"
+        "        thread = threading.Thread(target=int)\n"
+        "        thread.start()\n"
+        "        thread.join()\n"
+        "def stuck():\n"
+        "    health.watch('stuck', limit=0.01)\n"
+        "    time.sleep(60)\n"
+        "for run in (stuck, *[begin_threads] * 4, *[lambda: time.sleep(60)] * 40):\n"
+        "    threading.Thread(target=run, daemon=True).start()\n"
+        "time.sleep(0.1)\n"
+        "until = time.monotonic() + 1\n"
+        "while time.monotonic() < until:\n"
+        "    [Cyclic() for _ in range(3)]\n"
+        "    assert health.live().status == 'fail'\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=40)

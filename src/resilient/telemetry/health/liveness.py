@@ -7,6 +7,7 @@ thread that answers, so that the answer has to come from another one than what m
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 import threading
@@ -154,6 +155,7 @@ def watch_loop(
 
     Example:
         >>> import asyncio
+    import gc
         >>> from resilient import health
         >>> async def main() -> str:
         ...     health.watch_loop(limit=5)
@@ -180,7 +182,14 @@ def live() -> Report:
 
 def _place(thread: int) -> str | None:
     """Return the line that another thread is at, which is code and not data."""
-    frame = sys._current_frames().get(thread)
+    # Python 3.11 stands still for ever if it begins to collect garbage in the middle of this.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        frame = sys._current_frames().get(thread)
+    finally:
+        if collects:
+            gc.enable()
     if frame is None or thread == threading.get_ident():
         return None
     return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
