@@ -14,8 +14,14 @@ from resilient import Dependency, circuit_breaker, queued
 from resilient.integrations.celery import CeleryQueue
 
 FOLDER = Path(os.environ["SHOP_FOLDER"])
-app = Celery("shop", broker=os.environ["SHOP_BROKER"], set_as_current=False)
-app.conf.update(worker_hijack_root_logger=False, broker_connection_retry_on_startup=True)
+app = Celery("shop", broker="filesystem://", set_as_current=False)
+FILES = str(FOLDER / "broker")
+BROKER = {"data_folder_in": FILES, "data_folder_out": FILES, "control_folder": f"{FOLDER}/control"}
+app.conf.update(
+    worker_hijack_root_logger=False,
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={**BROKER, "polling_interval": 0.05},
+)
 queue = CeleryQueue(app, first_pause=0.1, max_attempts=8)
 payments = Dependency(
     "celery-payments",

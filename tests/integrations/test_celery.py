@@ -1,4 +1,4 @@
-"""Calls that are queued as tasks of a Celery app, made by a real worker over a real Redis."""
+"""Calls that are queued as tasks of a Celery app, made by a real worker over a broker of files."""
 
 from __future__ import annotations
 
@@ -33,17 +33,15 @@ from resilient import (
 from resilient.degrade.outbox.attempts import Attempts, was_tried
 from resilient.integrations.celery import CeleryQueue
 from tests.doubles import each
-from tests.servers import PATIENCE, RedisServer, free_port
+from tests.servers import PATIENCE, free_port
 
 SHOP = "tests.integrations.celery_shop"
 
 
 @pytest.fixture
-def shop(
-    redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ModuleType]:
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The shop, whose payments are down."""
-    monkeypatch.setenv("SHOP_BROKER", redis.url)
+    (tmp_path / "broker").mkdir()
     monkeypatch.setenv("SHOP_FOLDER", str(tmp_path))
     (tmp_path / "down").touch()
     module = importlib.import_module(SHOP)
