@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from procrastinate import App, PsycopgConnector, SyncPsycopgConnector
 
-from resilient import Dependency, InvalidSetting, Receipt, circuit_breaker, queued, with_fallback
+from resilient import (
+    Dependency,
+    InvalidSetting,
+    RateLimited,
+    Receipt,
+    circuit_breaker,
+    queued,
+    with_fallback,
+)
 from resilient.integrations.procrastinate import ProcrastinateQueue
 from tests.servers import PATIENCE, PostgresServer, free_port
 
@@ -91,6 +99,37 @@ async def test_calls_wait_for_the_dependency_and_are_made_once(
     assert postgres.sql(status) == "succeeded|6|t"
     after: Any = await asyncio.to_thread(bank.charge, "o1", 1)
     assert after is None
+
+
+async def test_a_rejection_is_no_attempt(
+    calls: ProcrastinateQueue, postgres: PostgresServer
+) -> None:
+    """A call that is rejected more often than it may be tried is made all the same, once."""
+    made: list[str] = []
+    rejections = iter(range(12))
+
+    @with_fallback(queued(calls, name="bank.transfer"))
+    def transfer(order_id: str) -> None:
+        if next(rejections, None) is not None:
+            raise RateLimited("bank", 1, 1, 0.02)
+        made.append(order_id)
+
+    assert isinstance(await asyncio.to_thread(transfer, "o1"), Receipt)
+    async with calls.app.open_async():
+        worker = asyncio.create_task(
+            calls.app.run_worker_async(
+                install_signal_handlers=False, fetch_job_polling_interval=0.05
+            )
+        )
+        deadline = time.monotonic() + PATIENCE
+        while not made and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.2)
+        worker.cancel()
+        await asyncio.wait([worker])
+    assert made == ["o1"]
+    assert next(rejections, None) is None
+    assert postgres.sql("SELECT status, attempts < 8 FROM procrastinate_jobs") == "succeeded|t"
 
 
 def test_without_its_database_a_call_has_its_own_error() -> None:

@@ -155,8 +155,7 @@ def watch_loop(
 
     Example:
         >>> import asyncio
-    import gc
-        >>> from resilient import health
+            >>> from resilient import health
         >>> async def main() -> str:
         ...     health.watch_loop(limit=5)
         ...     return health.live().status
