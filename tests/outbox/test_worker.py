@@ -222,6 +222,32 @@ def test_an_open_circuit_costs_no_attempt(outbox: Outbox) -> None:
     assert gateway.calls == 3
 
 
+def test_an_open_circuit_of_one_key_holds_up_no_other_key(
+    make_outbox: MakeOutbox, virtual_time: VirtualTime
+) -> None:
+    """Where each host has a circuit, the calls for one that is down let the others pass."""
+    outbox = make_outbox()
+    down, made = {"a", "b"}, list[str]()
+
+    hosts = circuit_breaker.per_key("with calls", key="{host}", fail_max=1, reset_timeout=3600)
+
+    @with_fallback(queued(outbox))
+    @hosts
+    def send(host: str) -> None:
+        if host in down:
+            raise ConnectionError
+        made.append(host)
+
+    for host in ("a", "a", "b", "a"):
+        send(host)
+    down.remove("b")
+    hosts.circuits["{host}", "b"].force_closed()
+    outbox.drain(timeout=60)
+    assert made == ["b"]
+    assert [call.attempts for call in outbox.pending()] == [0, 0, 0]
+    assert outbox.replayed["rejected"] <= 3 * 7, "each is looked at every ten seconds"
+
+
 def test_a_full_bulkhead_costs_no_attempt(make_outbox: MakeOutbox) -> None:
     """A rejection of any kind says nothing about the call."""
     outbox = make_outbox()
@@ -450,6 +476,33 @@ def test_a_worker_goes_on_after_the_file_could_not_be_used(
         hidden.rename(folder)
         wait_until(lambda: not outbox.pending())
     assert answers.calls == 2
+
+
+def test_what_cannot_be_noted_for_long_is_noted_at_last_and_not_made_again(
+    make_outbox: MakeOutbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that was made while the disk was away is neither repeated nor held for ever."""
+    monkeypatch.setattr("resilient.degrade.outbox.worker.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("resilient.degrade.outbox.worker.TRIES_TO_NOTE", 2)
+    outbox = make_outbox(lease=0.6)
+    folder = outbox.path.parent
+    hidden = folder.with_name(folder.name + ".away")
+    answers = Scripted(ConnectionError, None)
+
+    @with_fallback(queued(outbox))
+    def charge() -> None:
+        answers()
+        outbox.close()
+        folder.rename(hidden)
+
+    charge()
+    with outbox.worker():
+        wait_until(hidden.exists)
+        time.sleep(0.3)  # the worker has given up, and its lease has been renewed in vain
+        hidden.rename(folder)
+        wait_until(lambda: not outbox.pending())
+    assert answers.calls == 2
+    assert outbox.replayed["success"] == 1
 
 
 def test_nothing_runs_in_the_background_in_virtual_time(

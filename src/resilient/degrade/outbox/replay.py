@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, final
 from resilient.engine.callables import code_of, is_async_function, plain_name
 from resilient.engine.lanes import call_through
 from resilient.engine.pipeline import Pipeline
-from resilient.errors import DuplicateName
+from resilient.errors import CallRejected, DuplicateName
+from resilient.strategies.breaker.keyed import KeyedCircuitBreaker
 
 if TYPE_CHECKING:
     from resilient.engine.strategy import Strategy
@@ -51,6 +52,13 @@ class Replay:
                 *self._strategies, name=self.dependency, is_failure=self._judge
             )
         return self._pipeline
+
+    def rejects_only_some(self, rejected: CallRejected) -> bool:
+        """Whether other calls may be let through: that one's key has a circuit of its own."""
+        return any(
+            isinstance(one, KeyedCircuitBreaker) and one.name == rejected.name
+            for one in self._strategies
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function; of an asynchronous one, return the awaitable."""

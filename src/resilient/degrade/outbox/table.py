@@ -176,13 +176,14 @@ class Table:
             error=error,
         )
 
-    def give_back(self, call_id: str, owner: str) -> None:
-        """Undo a claim: the call has not been made."""
+    def give_back(self, call_id: str, owner: str, after: float | None = None) -> None:
+        """Undo a claim: the call has not been made; `after` so many seconds it is due again."""
         self._change(
-            "UPDATE calls SET owner = NULL, leased_until = NULL, attempts = attempts - 1 "
-            "WHERE id = :id AND owner = :owner",
+            "UPDATE calls SET owner = NULL, leased_until = NULL, attempts = attempts - 1, "
+            "due = coalesce(:due, due) WHERE id = :id AND owner = :owner",
             id=call_id,
             owner=owner,
+            due=None if after is None else wall() + after,
         )
 
     def bury(self, call_id: str, owner: str, error: str) -> None:

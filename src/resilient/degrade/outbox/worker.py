@@ -9,6 +9,7 @@ import random
 import secrets
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 from resilient.degrade.outbox.arguments import read
@@ -36,8 +37,10 @@ POLL_SECONDS = 1.0
 #: How often a name that nobody has registered is looked up before its call is buried: a worker may
 #: have started before the modules that it serves were imported.
 TRIES_TO_FIND = 5
-#: How often it is tried to note in the file what a call came to.
+#: How often it is tried at once to note in the file what a call came to; then with each renewal.
 TRIES_TO_NOTE = 10
+#: For so long at most a call waits whose own circuit is open, while those of other keys are made.
+KEY_SECONDS = 10.0
 _FAR = 1e9
 _WELL_AGAIN = {
     "resilient.circuit_closed",
@@ -63,6 +66,8 @@ class Worker:
         self._waiting: list[Waiter] = []
         #: Names that a circuit keeps from being called, and until when it does at the latest.
         self._held: dict[str, float] = {}
+        #: What calls came to that could not be noted yet, and what is to be told then.
+        self._unnoted: list[tuple[Callable[[], object], Callable[[], object]]] = []
         self._timer: clock.Timer | None = None
 
     async def run(self) -> None:
@@ -113,7 +118,7 @@ class Worker:
                 claimed = await self._claim()
                 if claimed is not None and clock.now() - began > self._table.lease / 2:
                     # After so long a stall another may be about to make it, too.
-                    await self._note(self._table.give_back, claimed.call.id, self._owner)
+                    await self._note(partial(self._table.give_back, claimed.call.id, self._owner))
                 elif claimed is not None:
                     await self._take(claimed)
                 elif self._until_empty and (await self._off_loop(self._table.depth)).waiting == 0:
@@ -174,8 +179,13 @@ class Worker:
                     await result
         except CallRejected as rejected:
             self._outbox.count("rejected")
-            self._held[call.name] = clock.now() + (rejected.retry_after or POLL_SECONDS)
-            await self._note(self._table.give_back, call.id, self._owner)
+            pause = rejected.retry_after or POLL_SECONDS
+            give_back = partial(self._table.give_back, call.id, self._owner)
+            if replay.rejects_only_some(rejected):
+                give_back = partial(give_back, after=min(pause, KEY_SECONDS))
+            else:
+                self._held[call.name] = clock.now() + pause
+            await self._note(give_back)
         except Exception as error:
             await self._failed(call, replay, error)
         except BaseException:
@@ -183,16 +193,19 @@ class Worker:
             isolated("outbox", None, self._table.put_off, call.id, self._owner, 0.0, "interrupted")
             raise
         else:
-            if await self._note(self._table.done, call.id):
-                self._outbox.count("success")
-                signals.emit(
-                    "resilient.call_replayed",
-                    dependency=replay.dependency,
-                    function=call.name,
-                    id=call.id,
-                    attempts=call.attempts + 1,
-                    waited_seconds=round(max(0.0, wall() - call.queued.timestamp()), 3),
-                )
+            made = partial(self._tell_made, call, replay)
+            await self._note(partial(self._table.done, call.id), made)
+
+    def _tell_made(self, call: QueuedCall, replay: Replay) -> None:
+        self._outbox.count("success")
+        signals.emit(
+            "resilient.call_replayed",
+            dependency=replay.dependency,
+            function=call.name,
+            id=call.id,
+            attempts=call.attempts + 1,
+            waited_seconds=round(max(0.0, wall() - call.queued.timestamp()), 3),
+        )
 
     async def _failed(self, call: QueuedCall, replay: Replay, error: Exception) -> None:
         what = type(error).__name__
@@ -211,33 +224,42 @@ class Worker:
         )
         # Between half and all of it: calls that failed together do not come back together.
         pause *= random.uniform(0.5, 1.0)
-        await self._note(self._table.put_off, call.id, self._owner, pause, why)
+        await self._note(partial(self._table.put_off, call.id, self._owner, pause, why))
 
     async def _bury(self, call: QueuedCall, replay: Replay | None, why: str) -> None:
-        if await self._note(self._table.bury, call.id, self._owner, why):
-            self._outbox.count("buried")
-            signals.emit(
-                "resilient.call_buried",
-                dependency=None if replay is None else replay.dependency,
-                function=call.name,
-                id=call.id,
-                attempts=call.attempts + 1,
-                reason=why,
-            )
+        buried = partial(self._tell_buried, call, replay, why)
+        await self._note(partial(self._table.bury, call.id, self._owner, why), buried)
 
-    async def _note(self, change: Callable[..., object], *args: Any) -> bool:
-        """Note in the file what a call came to; return False if that cannot be done."""
+    def _tell_buried(self, call: QueuedCall, replay: Replay | None, why: str) -> None:
+        self._outbox.count("buried")
+        signals.emit(
+            "resilient.call_buried",
+            dependency=None if replay is None else replay.dependency,
+            function=call.name,
+            id=call.id,
+            attempts=call.attempts + 1,
+            reason=why,
+        )
+
+    async def _note(
+        self, change: Callable[[], object], tell: Callable[[], object] = lambda: None
+    ) -> None:
+        """Note in the file what a call came to, and tell of it.
+
+        While that cannot be done the call stays this worker's, so that nobody makes it again.
+        """
         for _ in range(TRIES_TO_NOTE):
             try:
-                await self._off_loop(change, *args)
+                await self._off_loop(change)
             except OutboxError as error:
                 report_broken("outbox", error)
                 if self._stopping:
                     break
                 await clock.current.sleep_async(POLL_SECONDS)
             else:
-                return True
-        return False
+                tell()
+                return
+        self._unnoted.append((change, tell))
 
     async def _off_loop(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call what may block on a thread, and wait for as long as it takes."""
@@ -268,6 +290,18 @@ class Worker:
 
     def _renew(self) -> None:
         isolated("outbox", None, self._table.renew, self._owner)
+        self._note_at_last()
         isolated("outbox", None, self._table.mend)
         if self._timer is not None:
             self._schedule_renewal()
+
+    def _note_at_last(self) -> None:
+        for one in list(self._unnoted):
+            change, tell = one
+            try:
+                change()
+            except OutboxError as error:
+                report_broken("outbox", error)
+            else:
+                self._unnoted.remove(one)
+                tell()
