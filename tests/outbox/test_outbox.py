@@ -202,6 +202,34 @@ def test_a_corrupt_file_is_named_with_the_way_out(make_outbox: MakeOutbox) -> No
     outbox.put(NewCall("charge", NOTHING))
 
 
+@pytest.mark.parametrize("how", ["moved away", "deleted"])
+def test_what_is_put_after_the_file_has_gone_is_in_a_new_one(
+    make_outbox: MakeOutbox, how: str
+) -> None:
+    """A process that still has the old file open acknowledges nothing that no worker will find."""
+    outbox = make_outbox()
+    outbox.put(NewCall("charge", NOTHING, key="before"))
+    for file in outbox.path.parent.glob("outbox.db*"):
+        file.unlink() if how == "deleted" else file.rename(file.with_name(f"aside{file.suffix}"))
+    outbox.put(NewCall("charge", NOTHING, key="after"))
+    assert [call.key for call in make_outbox().pending()] == ["after"]
+    if how == "moved away":
+        assert [call.key for call in make_outbox("aside.db").pending()] == ["before"]
+
+
+def test_a_call_is_not_acknowledged_if_the_file_goes_while_it_is_put(
+    make_outbox: MakeOutbox,
+) -> None:
+    """Its caller hears of it, and can do without a receipt."""
+    outbox = make_outbox()
+
+    def put(file: sqlite3.Connection) -> None:
+        outbox.path.unlink()
+
+    with pytest.raises(OutboxError, match="moved away or deleted"):
+        outbox.table.database.write(put)
+
+
 def _fill_the_disk(path: Path, answers: Any) -> None:
     outbox = Outbox(path, name="full disk")
 

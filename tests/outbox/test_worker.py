@@ -450,7 +450,7 @@ def test_what_comes_after_the_lease_is_noted_all_the_same(
     virtual_time.advance(2)
     assert outbox.table.claim("other", ()) is not None
     assert claimed is not None
-    outbox.table.done(claimed.call.id)
+    outbox.table.done(claimed.call)
     assert outbox.pending() == []
 
 
@@ -503,6 +503,22 @@ def test_what_cannot_be_noted_for_long_is_noted_at_last_and_not_made_again(
         wait_until(lambda: not outbox.pending())
     assert answers.calls == 2
     assert outbox.replayed["success"] == 1
+
+
+def test_a_call_of_a_file_that_was_moved_away_is_not_taken_for_one_of_the_new_file(
+    make_outbox: MakeOutbox,
+) -> None:
+    """Numbers begin anew in a new file, and what was made is not what has its number there."""
+    outbox = make_outbox()
+    outbox.put(NewCall("charge", "{}"))
+    claimed = outbox.table.claim("a worker", ())
+    assert claimed is not None
+    for file in outbox.path.parent.glob("outbox.db*"):
+        file.rename(file.with_name(file.name.replace("outbox", "aside")))
+    other = outbox.put(NewCall("charge", "{}"))
+    assert other.id == claimed.call.id
+    outbox.table.done(claimed.call)
+    assert [call.queued for call in outbox.pending()] == [other.queued]
 
 
 def test_nothing_runs_in_the_background_in_virtual_time(

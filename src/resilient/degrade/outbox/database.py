@@ -1,4 +1,9 @@
-"""One SQLite file, for many threads and processes."""
+"""One SQLite file, for many threads and processes.
+
+A connection keeps to the file that it was opened with, wherever that goes. What is written after
+somebody has moved it away would be acknowledged and found by no worker, so this is looked at before
+and after each use.
+"""
 
 from __future__ import annotations
 
@@ -71,6 +76,7 @@ class Database:
         self._lock = new_lock()
         self._connection: sqlite3.Connection | None = None
         self._process = 0
+        self._file: tuple[int, int] | None = None
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Return what `work` finds in the file.
@@ -116,6 +122,8 @@ class Database:
                 connection.execute(begin)
                 result = work(connection)
                 connection.execute("COMMIT")
+                if _file(self.path) != self._file:  # nobody will find there what was written
+                    raise OutboxError(f"{self.path}: moved away or deleted while it was in use")
             except sqlite3.Error:
                 raise
             except BaseException:
@@ -131,7 +139,9 @@ class Database:
             self._lock.release()
 
     def _opened(self) -> sqlite3.Connection:
-        if self._connection is not None and self._process != os.getpid():
+        if self._connection is not None and (
+            self._process != os.getpid() or self._file != _file(self.path)
+        ):
             self.close()
         if self._connection is None:
             until = clock.system.now() + self.patience
@@ -140,7 +150,17 @@ class Database:
                     raise OutboxError(f"{self.path}: busy for {self.patience:g} s")
                 clock.system.sleep(0.01)
             self._connection, self._process = opened, os.getpid()
+            self._file = _file(self.path)
         return self._connection
+
+
+def _file(path: Path) -> tuple[int, int] | None:
+    """Return which file is there: another may have been put in the place of one that is open."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _open(path: Path, patience: float) -> sqlite3.Connection | None:

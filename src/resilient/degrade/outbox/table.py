@@ -161,9 +161,16 @@ class Table:
 
         self.database.write(work)
 
-    def done(self, call_id: str) -> None:
-        """Take out a call that was made, whoever holds its lease by now."""
-        self._change("DELETE FROM calls WHERE id = :id", id=call_id)
+    def done(self, call: QueuedCall) -> None:
+        """Take out a call that was made, whoever holds its lease by now.
+
+        In a file that was begun anew meanwhile, another call may have its number.
+        """
+        self._change(
+            "DELETE FROM calls WHERE id = :id AND abs(queued - :queued) < 0.001",
+            id=call.id,
+            queued=call.queued.timestamp(),
+        )
 
     def put_off(self, call_id: str, owner: str, seconds: float, error: str) -> None:
         """Have a call made again some time from now."""

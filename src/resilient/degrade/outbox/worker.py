@@ -194,7 +194,7 @@ class Worker:
             raise
         else:
             made = partial(self._tell_made, call, replay)
-            await self._note(partial(self._table.done, call.id), made)
+            await self._note(partial(self._table.done, call), made)
 
     def _tell_made(self, call: QueuedCall, replay: Replay) -> None:
         self._outbox.count("success")
