@@ -105,6 +105,8 @@ class Strategy(LanePart):
     needs_target: ClassVar[bool] = False
     #: What it raises for a call that it does not let through, or None if it lets all through.
     rejection: ClassVar[type[CallRejected] | None] = None
+    #: Whether a call that is rejected says nothing about those of other arguments.
+    rejects_by_key: ClassVar[bool] = False
 
     #: Whether a call that is turned away further in passes by here as if nothing had been.
     lets_refusals_pass: ClassVar[bool] = False

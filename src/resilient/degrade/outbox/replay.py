@@ -11,7 +11,6 @@ from resilient.engine.callables import code_of, is_async_function, plain_name
 from resilient.engine.lanes import call_through
 from resilient.engine.pipeline import Pipeline
 from resilient.errors import CallRejected, DuplicateName
-from resilient.strategies.breaker.keyed import KeyedCircuitBreaker
 
 if TYPE_CHECKING:
     from resilient.engine.strategy import Strategy
@@ -56,8 +55,7 @@ class Replay:
     def rejects_only_some(self, rejected: CallRejected) -> bool:
         """Whether other calls may be let through: that one's key has a circuit of its own."""
         return any(
-            isinstance(one, KeyedCircuitBreaker) and one.name == rejected.name
-            for one in self._strategies
+            one.rejects_by_key and one.label == rejected.name for one in self._strategies
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

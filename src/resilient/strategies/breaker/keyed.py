@@ -39,6 +39,7 @@ class KeyedCircuitBreaker(Strategy):
     )
 
     rejection = CircuitOpen
+    rejects_by_key = True
 
     def __init__(self, name: str, key: KeySetting, *, max_keys: int = 1000, **rules: Any) -> None:
         super().__init__()
