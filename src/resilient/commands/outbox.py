@@ -128,13 +128,25 @@ def _each(arguments: argparse.Namespace, change: Callable[..., int], what: str) 
     return 1 if unchanged else 0
 
 
+def _check_functions(outbox: Outbox, target: str) -> None:
+    """Make sure that there is something to make calls with: else all of them were given up."""
+    if not outbox.replays:
+        raise InvalidUse(
+            f"{target}: no function puts its calls into it in the modules that were imported; name "
+            "a module that imports those functions"
+        )
+
+
 def _drain(outbox: Outbox, arguments: argparse.Namespace) -> int:
+    _check_functions(outbox, arguments.target)
     left = outbox.drain(arguments.timeout)
     print(f"{left} waiting, {outbox.table.depth().dead} dead")
     return 1 if left else 0
 
 
 def _run(outbox: Outbox, arguments: argparse.Namespace) -> int:
+    _check_functions(outbox, arguments.target)
+
     async def until_ended() -> None:
         loop = asyncio.get_running_loop()
         serving = asyncio.create_task(

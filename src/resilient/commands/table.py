@@ -13,7 +13,9 @@ def shown(value: Any) -> str:
     """Return `value` as a cell of a table."""
     if value is None:
         return "-"
-    return value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value)
+    # A key is made of what customers have typed: it must neither begin a line nor move the cursor.
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
