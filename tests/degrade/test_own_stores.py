@@ -151,6 +151,83 @@ def test_a_slow_lookup_costs_its_limit_once(virtual_time: VirtualTime) -> None:
     assert virtual_time.now() - began == pytest.approx(0.5)
 
 
+def test_a_store_that_hangs_costs_a_call_that_fails_its_limit_once(
+    virtual_time: VirtualTime,
+) -> None:
+    """What was looked for in vain before the call is not looked for again after it."""
+    store = Unwell(lambda: virtual_time.sleep(30), "looked into once")
+    guarded = with_fallback(cached(ttl=60, fresh_for=10, store=store, store_timeout=0.5), "instead")
+    ask = guarded(Scripted(*[ConnectionError] * 5))
+    took: list[float] = []
+    for _ in range(5):
+        began = virtual_time.now()
+        assert ask() == "instead"
+        took.append(round(virtual_time.now() - began, 3))
+    assert took == [0.5, 0.5, 0.5, 0.0, 0.0]
+    assert Counts.of("looked into once")["unavailable"] == 10
+
+
+def test_a_store_that_cannot_be_read_is_not_asked_who_makes_the_call(
+    virtual_time: VirtualTime,
+) -> None:
+    """Three lookups find out that it hangs, and not three claims in addition."""
+
+    class Hanging(Unwell):
+        def claim(self, name: str, token: str, seconds: float) -> bool:
+            self._begin("claim")
+            return True
+
+        def release(self, name: str, token: str) -> None:
+            """Nothing was taken."""
+
+        def put(self, name: str, data: bytes, ttl: float) -> None:
+            """Writing is well."""
+
+    store = Hanging(lambda: virtual_time.sleep(30), "asked for nothing")
+    guarded = with_fallback(cached(ttl=60, fresh_for=10, store=store, store_timeout=0.5))
+    ask = guarded(Scripted(*range(9)))
+    began = virtual_time.now()
+    assert [ask(number) for number in range(9)] == list(range(9))
+    assert virtual_time.now() - began == pytest.approx(1.5)
+    assert store.asked["claim"] == 0
+
+
+def test_processes_whose_calls_fail_do_not_fail_one_after_the_other(
+    virtual_time: VirtualTime,
+) -> None:
+    """Each waits for the first at most; not for all who try after that has failed."""
+    leases: dict[str, str] = {}
+
+    class Shared(Shelves):
+        def claim(self, name: str, token: str, seconds: float) -> str:
+            return leases.setdefault(name, token)
+
+        def release(self, name: str, token: str) -> None:
+            if leases.get(name) == token:
+                del leases[name]
+
+    async def process(number: int) -> float:
+        tier = cached(ttl=60, fresh_for=10, key="one", store=Shared(f"of process {number}"))
+
+        @with_fallback(tier)
+        async def load() -> None:
+            await asyncio.sleep(2)
+            raise ConnectionError
+
+        began = virtual_time.now()
+        with pytest.raises(ConnectionError):
+            await load()
+        return virtual_time.now() - began
+
+    async def main() -> list[float]:
+        return await asyncio.gather(*map(process, range(8)))
+
+    took = sorted(virtual_time.run(main()))
+    assert took[0] == pytest.approx(2, abs=0.1)
+    assert took[1] > 4
+    assert took[-1] < 4.5
+
+
 # What never reaches a caller
 
 

@@ -108,6 +108,7 @@ class Freshness:
                 )
         finally:
             call.attempts, call.retries = shared.attempts, shared.retries
+            call.looked = shared.looked
             flight.served = shared.served
             for variable, one in ((carrying, token), (ambient, limit_token)):
                 if one is not None:
@@ -133,13 +134,16 @@ class Freshness:
     def _called_for(
         self, key: Key, call: Call, proceed: Proceed, within: Limit, *, waits: bool
     ) -> Steps[Outcome | None]:
-        """Make the call, unless another process is making it: then wait for what that stores."""
-        fresh_for, pause = self._cache.freshness(key), _FIRST_LOOK
+        """Make the call, unless another process is making it: then wait for what that stores.
+
+        Nobody waits for a second one: the first has failed, and so may all the others, in turn.
+        """
+        fresh_for, pause, waited_for = self._cache.freshness(key), _FIRST_LOOK, ""
         while True:
-            token = yield from self._shelf.claim(call, key, within)
-            if token is None:  # there is nobody to share with, or nobody can say
+            claim = yield from self._shelf.claim(call, key, within)
+            if claim is None:  # there is nobody to share with, or nobody can say
                 return (yield from self._obtain(call, proceed))
-            if not token:
+            if not claim.is_ours:
                 if not waits:
                     return None
                 if call.limit is not None:
@@ -155,11 +159,12 @@ class Freshness:
                 entry = yield from self._shelf.find(call, key, fresh_for, within)
                 if entry is not None:
                     return _served(entry)
-                if token:
+                if claim.is_ours or (waited_for and claim.token != waited_for):
                     return (yield from self._obtain(call, proceed))
+                waited_for = claim.token
             finally:
-                if token:
-                    self._shelf.release(key, token)
+                if claim.is_ours:
+                    self._shelf.release(key, claim.token)
 
     def _refresh(self, key: Key, call: Call, proceed: Proceed) -> Steps[None]:
         """Call for an answer that will not be fresh for long, behind the call that it serves."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, final
 
 from resilient.engine import clock
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from resilient.engine.workers import Workers
 
 __all__ = ["Call", "Served"]
+
+
+_NOWHERE: Mapping[object, float] = MappingProxyType({})
 
 
 @final
@@ -43,6 +47,7 @@ class Call:
         "is_async",
         "kwargs",
         "limit",
+        "looked",
         "pipeline",
         "resumed",
         "retries",
@@ -74,6 +79,8 @@ class Call:
         self.attempts = 0
         self.retries = 0
         self.served: Served | None = None
+        #: How many seconds each store has been looked into in vain for this call.
+        self.looked = _NOWHERE
         #: For a stream: what waits for its end, to be told what it came to, or None if it was left.
         self.until_end: list[Callable[[Outcome | None], object]] | None = None
 

@@ -22,9 +22,10 @@ class Store(Protocol):
     own, several at once; those of a store for asynchronous functions may be `async def`. A store
     that is unwell raises. An attribute `name` is its label in metrics.
 
-    Where several processes share a store, `claim(name, token, seconds) -> bool` (take `name` for so
-    long unless somebody has it) and `release(name, token)` (give it back, if it is still under
-    that token) make one call of their misses.
+    Where several processes share a store, `claim(name, token, seconds)` (take `name` for so long
+    unless somebody has it, and return the token of who has it now) and `release(name, token)` (give
+    it back, if it is still under that token) make one call of their misses. If `claim` returns only
+    whether it was taken, processes whose calls fail make them one after the other.
     """
 
     def get(self, name: str) -> Any:

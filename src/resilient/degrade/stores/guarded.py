@@ -121,6 +121,11 @@ class GuardedStore:
         pipelines = {"reading": self._reading, "writing": self._writing}
         return [kind for kind, pipeline in pipelines.items() if _breaker(pipeline) != CLOSED]
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether it is asked for anything at the moment."""
+        return _breaker(self._reading) == CLOSED
+
     def get(self, call: Call, name: str, within: Limit | None = None) -> Steps[Outcome]:
         """Ask for the bytes under `name`, within the store's limit and `within`."""
         get = self.store.get

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 __all__ = ["RedisStore"]
 
 _SCHEMES = ("redis://", "rediss://", "unix://")
+#: Takes a lease unless somebody has it, and says who has it now.
+_CLAIM = (
+    "if redis.call('set', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return ARGV[1] end "
+    "return redis.call('get', KEYS[1])"
+)
 #: Gives a lease back if it is still this one's: it may have ended, and be somebody else's.
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end"
 
@@ -95,12 +100,10 @@ class RedisStore:
         """Forget what is under `name`."""
         self._client.delete(self._key(name))
 
-    def claim(self, name: str, token: str, seconds: float) -> bool:
-        """Take `name` for at most `seconds`, unless somebody has it."""
-        taken = self._client.set(
-            f"{self._key(name)}:lease", token, nx=True, px=max(1, round(seconds * 1000))
-        )
-        return bool(taken)
+    def claim(self, name: str, token: str, seconds: float) -> Any:
+        """Take `name` for at most `seconds` unless somebody has it; return the token of who has."""
+        milliseconds = max(1, round(seconds * 1000))
+        return self._client.eval(_CLAIM, 1, f"{self._key(name)}:lease", token, milliseconds)
 
     def release(self, name: str, token: str) -> None:
         """Give `name` back, if it is still taken under `token`."""

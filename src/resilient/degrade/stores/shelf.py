@@ -20,7 +20,7 @@ from resilient.engine import clock
 from resilient.engine.call import Call
 from resilient.engine.isolation import isolated, report_broken
 from resilient.engine.key import Key
-from resilient.engine.limits import Limit
+from resilient.engine.limits import Limit, tighter
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Steps
 from resilient.errors import CallRejected
@@ -38,6 +38,13 @@ _LEASE_SECONDS = 5.0
 new = tuple.__new__
 #: How often what must not be lost is tried, while the store is not found to be down.
 _ATTEMPTS = 5
+
+
+class Claim(NamedTuple):
+    """Who has the call for a key, and under which token if that is known."""
+
+    is_ours: bool
+    token: str
 
 
 class Shelf(Protocol):
@@ -61,12 +68,8 @@ class Shelf(Protocol):
         """Return the entry under `key`, if it is not older than `oldest` seconds."""
         ...
 
-    def claim(self, call: Call, key: Key, within: Limit) -> Steps[str | None]:
-        """Take the call for `key` from all other processes.
-
-        What is returned is the token to give it back with, "" if another one has it, or None where
-        nobody can say.
-        """
+    def claim(self, call: Call, key: Key, within: Limit) -> Steps[Claim | None]:
+        """Take the call for `key` from all other processes; None where nobody can say."""
         ...
 
     def release(self, key: Key, token: str) -> None:
@@ -101,7 +104,7 @@ class MemoryShelf:
         entry = self.at_hand(key)
         return entry if entry is not None and entry.age <= oldest else None
 
-    def claim(self, call: Call, key: Key, within: Limit) -> Steps[str | None]:
+    def claim(self, call: Call, key: Key, within: Limit) -> Steps[Claim | None]:
         """Nobody else has access to this memory."""
         yield from ()
         return None
@@ -157,9 +160,18 @@ class RemoteShelf:
         name = isolated("cache key", None, self.name_of, key)
         if name is None:
             return None
+        began = clock.now()
+        spent = call.looked.get(self.guarded, 0.0)
+        if spent >= self.seconds:  # it was asked before the call was made, and had its time
+            counts.add("unavailable")
+            return None
+        if spent:
+            left = Limit(began + self.seconds - spent, self.seconds, f"{call.name}: cached", self)
+            within = tighter(within, left)
         outcome: Outcome = yield from self.guarded.get(call, name, within)
         if outcome.error is not None:
             counts.add("unavailable")
+            self._note_in_vain(call, began)
         elif outcome.value is None:
             counts.add("miss")
         else:
@@ -173,23 +185,28 @@ class RemoteShelf:
             return entry if entry.age <= oldest else None
         return None
 
-    def claim(self, call: Call, key: Key, within: Limit) -> Steps[str | None]:
+    def _note_in_vain(self, call: Call, began: float) -> None:
+        spent = call.looked.get(self.guarded, 0.0) + clock.now() - began
+        call.looked = {**call.looked, self.guarded: spent}
+
+    def claim(self, call: Call, key: Key, within: Limit) -> Steps[Claim | None]:
         """Take the call for `key`, unless another process has it."""
         store: Any = self.guarded.store
-        if not hasattr(store, "claim") or within.expired:
-            return None
+        if not hasattr(store, "claim") or within.expired or not self.guarded.is_readable:
+            return None  # of what cannot be read, nobody would have the answer
         ours = self.guarded.behind.get((self._scope, key, _LEASE))
         if isinstance(ours, _Release):
-            return ours.token  # not given back yet
+            return Claim(True, ours.token)  # not given back yet
         name, token = isolated("cache key", None, self.name_of, key), secrets.token_hex(8)
         if name is None:
             return None
-        lease = float(getattr(store, "lease", _LEASE_SECONDS))
+        lease, began = float(getattr(store, "lease", _LEASE_SECONDS)), clock.now()
         outcome: Outcome = yield from self.guarded.write(
             call, store.claim, name, token, lease, within=within
         )
         if outcome.error is None:
-            return token if outcome.value else ""
+            return _claim(outcome.value, token)
+        self._note_in_vain(call, began)
         if not isinstance(outcome.error, CallRejected):
             self.release(key, token)  # it may have been taken, though nobody has heard of it
         return None
@@ -201,6 +218,15 @@ class RemoteShelf:
     def delete(self, key: Key) -> None:
         """Have the entry deleted soon; nobody in this process is served it from now on."""
         self.guarded.behind.put((self._scope, key), _Deletion(self, key))
+
+
+def _claim(answer: object, token: str) -> Claim:
+    """Return what a store says: the token of who has the call, or only whether it is ours."""
+    if isinstance(answer, bytes):
+        answer = answer.decode("ascii", "replace")
+    if isinstance(answer, str):
+        return Claim(answer == token, answer)
+    return Claim(True, token) if answer else Claim(False, "")
 
 
 class _Waiting:
