@@ -54,9 +54,7 @@ class Replay:
 
     def rejects_only_some(self, rejected: CallRejected) -> bool:
         """Whether other calls may be let through: that one's key has a circuit of its own."""
-        return any(
-            one.rejects_by_key and one.label == rejected.name for one in self._strategies
-        )
+        return any(one.rejects_by_key and one.label == rejected.name for one in self._strategies)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function; of an asynchronous one, return the awaitable."""
