@@ -23,6 +23,9 @@ BENCH := .venv/bench-$(VERSION)
 DEMO := .venv/demo-$(VERSION)
 DEV := .venv/dev-$(VERSION)
 
+# How many processes share the tests; 0 runs them in one, as debuggers need it.
+JOBS := 2
+
 .PHONY: help demo test proof test-lowest coverage check docs bench dev clean
 
 help: ## Show this list
@@ -32,13 +35,13 @@ demo: $(DEMO)/.ready ## Break a real service for a minute and watch it stay up (
 	@PYTHONPATH=. $(DEMO)/bin/python examples/storefront/demo.py $(if $(SERVE),--serve) $(ARGS)
 
 test: $(TEST)/.ready ## Run the tests (ARGS="-k circuit" is handed to pytest)
-	@$(TEST)/bin/python -m pytest $(ARGS)
+	@$(TEST)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 proof: $(TEST)/.ready ## Kill 200 processes that use one outbox, and show that nothing is lost
 	@$(TEST)/bin/python -m pytest -m proof $(ARGS)
 
 test-lowest: $(LOWEST)/.ready ## Run the tests with the oldest versions of dependencies that pyproject.toml allows
-	@$(LOWEST)/bin/python -m pytest $(ARGS)
+	@$(LOWEST)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 coverage: $(TEST)/.ready ## Run the tests and show which lines and branches they miss
 	@$(TEST)/bin/coverage erase

@@ -281,6 +281,7 @@ def test_the_fallback_of_a_part_that_is_cut_comes_in_time(virtual_time: VirtualT
     assert virtual_time.now() - began <= 1
 
 
+@pytest.mark.real_time
 def test_threads_that_are_late_are_left_behind() -> None:
     """The caller of plain functions is back at the limit, whatever hangs, with what there is."""
     release = threading.Event()

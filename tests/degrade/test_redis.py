@@ -231,6 +231,7 @@ def all_are_answered(counts: Counts) -> bool:
     return answered(counts) > before and counts["unavailable"] == unavailable
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize("outage", ["killed", "frozen"])
 @pytest.mark.parametrize("callers", [Threads, Tasks])
 def test_an_outage_of_redis_fails_no_call_and_slows_none_beyond_its_limit(
@@ -378,6 +379,7 @@ def test_the_lease_of_a_process_that_died_ends(redis: RedisServer, tmp_path: Pat
     assert calls.read_text() == "called\n" * 2
 
 
+@pytest.mark.real_time
 def test_one_who_waits_for_another_process_keeps_its_own_limit(
     stores: Any, client: redis_py.Redis
 ) -> None:

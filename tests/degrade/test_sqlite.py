@@ -272,6 +272,7 @@ def test_a_forked_child_has_connections_of_its_own(tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.real_time
 def test_a_locked_file_costs_a_call_no_more_than_the_limit(tmp_path: Path) -> None:
     """A process that holds the file keeps nobody waiting beyond the store's limit."""
     path = tmp_path / "answers.db"

@@ -26,6 +26,7 @@ async def answer_of(prometheus: PrometheusServer, question: str, *, above: float
         await asyncio.sleep(0.1)
 
 
+@pytest.mark.real_time
 async def test_prometheus_knows_how_long_the_recovery_from_a_fault_took(tmp_path: Path) -> None:
     """After an upstream was killed and started again, a query returns the seconds in between."""
     program = require_program("prometheus")

@@ -599,6 +599,7 @@ def waiting_for_a_worker() -> Function:
     return busy
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize(
     "guarded",
     [plain, on_a_worker, in_a_pause, in_a_bulkhead, waiting_for_a_worker],
@@ -633,6 +634,7 @@ def test_a_worker_that_was_left_by_ctrl_c_comes_back() -> None:
     assert hang() == "answer"
 
 
+@pytest.mark.real_time
 def test_a_real_ctrl_c_ends_an_asyncio_program() -> None:
     """What asyncio makes of Ctrl-C, a cancelled main task, surfaces as KeyboardInterrupt."""
     name, reached = new_name(), Inside()
@@ -678,6 +680,7 @@ print(fetch())
 """
 
 
+@pytest.mark.real_time
 def test_ctrl_c_ends_a_script_whose_call_hangs() -> None:
     """A script in a guarded call on a worker ends within half a second of SIGINT, as by Ctrl-C."""
     with subprocess.Popen(
@@ -777,6 +780,7 @@ def test_wait_for_ends_a_call_that_retries(virtual_time: VirtualTime) -> None:
     assert virtual_time.run(main()) == pytest.approx(0.1)
 
 
+@pytest.mark.real_time
 def test_the_callers_asyncio_timeout_is_kept_on_a_real_loop() -> None:
     """On a real event loop too, 0.1 s around pauses of a second take about 0.1 s."""
 

@@ -143,6 +143,7 @@ def half_open(virtual_time: VirtualTime, **settings: Any) -> CircuitBreaker:
 # 1: no lock is held while a function runs
 
 
+@pytest.mark.real_time
 @each_way
 def test_eight_threads_take_as_long_as_one_through_a_breaker(way: Any) -> None:
     """8 threads that call a 100 ms function through one breaker take about 100 ms in all."""
@@ -153,6 +154,7 @@ def test_eight_threads_take_as_long_as_one_through_a_breaker(way: Any) -> None:
     assert 0.1 <= watch.seconds < 0.3
 
 
+@pytest.mark.real_time
 def test_eight_failing_threads_take_as_long_as_one() -> None:
     """A failing call holds no lock either: 8 of 100 ms each take about 100 ms."""
 
@@ -234,6 +236,7 @@ def slow_criterion() -> Any:
     return Dependency(new_name(), failures=failures, breaker=circuit_breaker(fail_max=100))
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize(
     "strategy",
     [
@@ -877,6 +880,7 @@ def abandoned_by(function: Callable[..., Any]) -> int:
     return sum(pool.abandoned for pool in pools.values() if pool is not None)
 
 
+@pytest.mark.real_time
 def test_three_hundred_hung_calls_are_bounded_and_then_work_again() -> None:
     """Threads stay bounded under 300 hung calls, the rest is rejected, and all is well after."""
     name, release, reached = new_name(), threading.Event(), Inside()

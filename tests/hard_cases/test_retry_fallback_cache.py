@@ -431,6 +431,7 @@ def test_on_threads_the_leaders_limit_is_not_that_of_the_others() -> None:
     assert source.calls <= 2
 
 
+@pytest.mark.real_time
 def test_on_threads_a_waiter_keeps_its_own_limit() -> None:
     """A thread with little time does not wait for another's call to its end."""
     source = Counted(0.5)
@@ -558,6 +559,7 @@ async def load_slowly(key: str) -> str:
     return f"answer {key}"
 
 
+@pytest.mark.real_time
 def test_a_store_that_hangs_costs_its_limit_three_times_and_then_nothing() -> None:
     """Calls answer within the store's limit and their own time; after three nobody asks it."""
     store = Hanging()
@@ -577,6 +579,7 @@ def test_a_store_that_hangs_costs_its_limit_three_times_and_then_nothing() -> No
     assert sum(took[3:]) < 7 * 0.01 + LEEWAY
 
 
+@pytest.mark.real_time
 def test_a_success_does_not_wait_for_a_store_that_hangs() -> None:
     """Answers are written behind the call, and after three failures none is tried."""
     store = Hanging()
@@ -594,6 +597,7 @@ def test_a_success_does_not_wait_for_a_store_that_hangs() -> None:
         store.released.set()
 
 
+@pytest.mark.real_time
 def test_a_store_that_hangs_does_not_keep_the_fallback_from_serving() -> None:
     """A call that fails is answered by the next tier within the store's limit."""
     store = Hanging()
@@ -608,6 +612,7 @@ def test_a_store_that_hangs_does_not_keep_the_fallback_from_serving() -> None:
         store.released.set()
 
 
+@pytest.mark.real_time
 async def test_a_plain_store_that_hangs_does_not_block_the_loop() -> None:
     """A synchronous store under an asynchronous function keeps nobody else on the loop waiting."""
     store = Hanging()
@@ -653,6 +658,7 @@ async def test_the_threads_that_a_hanging_store_takes_are_bounded() -> None:
         store.released.set()
 
 
+@pytest.mark.real_time
 async def test_an_asynchronous_store_that_hangs_costs_no_more() -> None:
     """The methods of an asynchronous store are cancelled at their limit."""
     store = AsyncShelves(lambda: asyncio.sleep(60))

@@ -89,6 +89,7 @@ LIMITS = [by_timeout, by_deadline, by_all, by_dependency, by_call]
 each_limit = pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.__name__)
 
 
+@pytest.mark.real_time
 @each_limit
 def test_the_callees_own_timeout_error_surfaces_unchanged(limit: Any) -> None:
     """A TimeoutError that the callee raises at once under a 30 s limit is not made ours."""
@@ -255,6 +256,7 @@ def test_after_41_errors_at_once_every_worker_is_alive() -> None:
 # 15: waiting for a worker
 
 
+@pytest.mark.real_time
 def test_32_threads_on_a_healthy_function_do_not_time_out() -> None:
     """32 threads that call a 200 ms function under a 500 ms limit all get their answer."""
 
@@ -283,6 +285,7 @@ def test_waiting_for_a_worker_is_not_the_calls_time() -> None:
     assert watch.seconds >= 8 * 0.04
 
 
+@pytest.mark.real_time
 def test_a_call_that_waited_for_a_worker_still_has_a_limit() -> None:
     """A call that got its worker late, and then hangs, is left after its own time."""
     release = threading.Event()
@@ -302,6 +305,7 @@ def test_a_call_that_waited_for_a_worker_still_has_a_limit() -> None:
     assert 0.29 <= watch.seconds < 1
 
 
+@pytest.mark.real_time
 def test_a_caller_with_a_tighter_limit_does_not_wait_longer_for_a_worker() -> None:
     """A caller under `deadline(0.1)` is back after 0.1 s although no worker has come free."""
     release, reached = threading.Event(), Inside()
@@ -325,6 +329,7 @@ def test_a_caller_with_a_tighter_limit_does_not_wait_longer_for_a_worker() -> No
     assert reached.total == 1, "what would have begun too late has not begun"
 
 
+@pytest.mark.real_time
 def test_a_function_that_calls_itself_does_not_exhaust_its_own_workers() -> None:
     """Nested calls under one limit get workers as well, or an error at the outer limit."""
 
@@ -592,6 +597,7 @@ atexit.register(late)
 }
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_script_does_not_wait_for_the_calls_that_it_has_abandoned(ending: str) -> None:
     """A script whose 4 s call timed out after 0.2 s exits within 0.5 s, without a complaint."""
@@ -602,6 +608,7 @@ def test_a_script_does_not_wait_for_the_calls_that_it_has_abandoned(ending: str)
     assert seconds < 0.5
 
 
+@pytest.mark.real_time
 def test_a_script_ends_with_its_own_exit_status() -> None:
     """`sys.exit(3)` with an abandoned call in the background is exit status 3, at once."""
     text = (
@@ -612,6 +619,7 @@ def test_a_script_ends_with_its_own_exit_status() -> None:
     assert seconds < 0.5
 
 
+@pytest.mark.real_time
 def test_a_timeout_that_nobody_catches_ends_a_script_at_once() -> None:
     """The traceback names the limit, and the abandoned call keeps nothing up."""
     text = ABANDONED + "print('ended', time.time(), flush=True)\ntimeout(0.2)(slow)()\n"
@@ -678,6 +686,7 @@ def retrying_what_asks_for_patience() -> None:
     timeout(0.2)(retry(on=ConnectionError, attempts=5, wait_initial=0)(busy))()
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize(
     "act",
     [
@@ -751,6 +760,7 @@ def test_attempts_that_hang_are_clipped_to_the_total_limit(virtual_time: Virtual
     assert reached.total == 2
 
 
+@pytest.mark.real_time
 def test_hung_attempts_on_workers_are_clipped_to_the_total_limit() -> None:
     """The same on real threads."""
     release, reached = threading.Event(), Inside()

@@ -81,6 +81,7 @@ def test_when_no_server_is_wanted_the_error_says_what_each_came_to(
     assert f"127.0.0.1:{replica.port} failed as well: OperationalError" in note
 
 
+@pytest.mark.real_time
 def test_writes_follow_the_primary_when_it_dies_and_the_replica_is_promoted() -> None:
     """A stopped primary costs one connection its time; then all go to the promoted replica."""
     with PostgresServer() as primary:

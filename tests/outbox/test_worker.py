@@ -273,6 +273,7 @@ def test_a_full_bulkhead_costs_no_attempt(make_outbox: MakeOutbox) -> None:
         wait_until(lambda: not outbox.pending())
 
 
+@pytest.mark.real_time
 def test_a_put_wakes_the_worker(outbox: Outbox) -> None:
     """What is queued while a worker of this process rests is made at once."""
     made = threading.Event()

@@ -200,6 +200,7 @@ def test_draining_is_not_ready(server: Server) -> None:
     assert ask(server, "/health/ready")[0] == 200
 
 
+@pytest.mark.real_time
 def test_health_is_answered_from_memory() -> None:
     """The answer takes less than a millisecond, with a hundred circuits."""
     breakers = [circuit_breaker(f"one of a hundred: {number}") for number in range(100)]

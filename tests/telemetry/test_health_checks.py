@@ -163,6 +163,7 @@ def until(name: str, status: str) -> None:
     assert shown(name)["status"] == status
 
 
+@pytest.mark.real_time
 def test_a_check_that_hangs_delays_no_other_and_no_answer() -> None:
     """Fifty hang, one does not: it is green within a moment, and answers come at once."""
     release = threading.Event()

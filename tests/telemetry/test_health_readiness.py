@@ -250,6 +250,7 @@ def test_other_paths_are_no_pages_about_health() -> None:
     assert [health.page(path) for path in ("/", "/health", "/health/", "/metrics")] == [None] * 4
 
 
+@pytest.mark.real_time
 def test_a_hundred_dependencies_are_answered_for_in_a_millisecond() -> None:
     """With circuits, bulkheads, fallbacks and ten checks, from memory."""
     dependencies: list[Any] = []
