@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,7 +29,9 @@ def matcher(parameter: str, on: Matches | retry_base) -> Matcher:
     """Return a function that tells whether an error is one of `on`."""
     tenacity = sys.modules.get("tenacity")
     if tenacity is not None and isinstance(on, tenacity.retry_base):
-        decide = settings.plain_function(parameter, on)
+        for part in _parts(on):
+            settings.plain_function(parameter, part)
+        decide: Any = on
         return lambda _error, state: bool(decide(state()))
     matches = error_matcher(parameter, on)  # type: ignore[arg-type]
     return lambda error, _state: matches(error)
@@ -40,11 +42,19 @@ def judges_values(on: object) -> bool:
     tenacity = sys.modules.get("tenacity")
     if tenacity is None or not isinstance(on, tenacity.retry_base):
         return False
-    if isinstance(on, tenacity.retry_any | tenacity.retry_all):
-        composed: Any = on
-        return any(map(judges_values, composed.retries))
     # The subclasses that keep this method say no to whatever is not an error.
-    return type(on).__call__ is not tenacity.retry_if_exception.__call__
+    only_errors = tenacity.retry_if_exception.__call__
+    return any(type(part).__call__ is not only_errors for part in _parts(on))
+
+
+def _parts(on: Any) -> Iterator[Any]:
+    """Yield what a retry object is composed of: retry objects, and functions of the state."""
+    tenacity = sys.modules["tenacity"]
+    if isinstance(on, tenacity.retry_any | tenacity.retry_all):
+        for part in on.retries:
+            yield from _parts(part)
+    else:
+        yield on
 
 
 def error_matcher(parameter: str, on: Matches) -> Callable[[Exception], bool]:
