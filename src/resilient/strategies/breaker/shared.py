@@ -56,7 +56,6 @@ class SharedState:
     def _write(self, change: Change) -> None:
         if change.new == OPEN:
             self.storage.opened_at = datetime.now(UTC)
-            self.storage.reset_success_counter()
         elif change.new == CLOSED:
             self.storage.reset_counter()
         self.storage.reset_success_counter()
