@@ -169,9 +169,8 @@ async def _invoke_async(step: Invoke) -> Outcome:
     if limit.expires <= started:
         return Outcome(None, limit.too_late(), started, started)
     cuts: Cuts = getattr(limit.owner, "cuts", _unowned)
-    limit = limit.for_one_call()
-    token = ambient.set(limit)
     cut = cuts.arm(limit)
+    token = ambient.set(cut)
     in_time = True
     try:
         if step.workers is None or is_async_function(step.function):
@@ -196,6 +195,6 @@ async def _invoke_async(step: Invoke) -> Outcome:
         raise
     finally:
         ambient.reset(token)
-        limit.ended = in_time
+        cut.ended = in_time
     cut.disarm()
     return Outcome(value, None, started, clock.now())

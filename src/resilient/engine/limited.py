@@ -22,6 +22,16 @@ __all__ = ["limited"]
 
 Function = Callable[..., Any]
 
+now = clock.now
+
+
+def _follow(now_from_now_on: Callable[[], float]) -> None:
+    global now
+    now = now_from_now_on
+
+
+clock.followers.append(_follow)
+
 
 def limited(pipeline: Pipeline, function: Function, *, is_async: bool) -> Function:
     """Return what the fast lane calls for `function`: itself, if nothing limits its time."""
@@ -35,28 +45,26 @@ def limited(pipeline: Pipeline, function: Function, *, is_async: bool) -> Functi
 
 
 def _async_limited(function: Function, name: str, owner: Any, seconds: float) -> Function:
-    cuts = owner.cuts
+    begin, enter, leave = owner.cuts.begin, ambient.set, ambient.reset
 
     async def called(*args: Any, **kwargs: Any) -> Any:
-        limit = Limit(clock.now() + seconds, seconds, name, owner)
-        limit.outer = ambient.get()
-        token = ambient.set(limit)
-        cut = cuts.arm(limit)
+        cut = begin(now() + seconds, seconds, name, owner)
+        token = enter(cut)
         try:
             value = await function(*args, **kwargs)
         except asyncio.CancelledError as cancelled:
             if cut.disarm():
-                raise limit.overrun() from cancelled
-            limit.ended = True
+                raise cut.overrun() from cancelled
+            cut.ended = True
             raise
         except BaseException:
             cut.disarm()
-            limit.ended = True
+            cut.ended = True
             raise
         finally:
-            ambient.reset(token)
+            leave(token)
         cut.disarm()
-        limit.ended = True
+        cut.ended = True
         return value
 
     return called

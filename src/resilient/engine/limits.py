@@ -7,7 +7,6 @@ down can see what is left and cannot outlive it.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from typing import final
 
 from resilient.engine import clock
 from resilient.errors import CallTimeout, DeadlineExceeded
@@ -15,7 +14,6 @@ from resilient.errors import CallTimeout, DeadlineExceeded
 __all__ = ["Limit", "ambient", "current_limit", "remaining", "tighter"]
 
 
-@final
 class Limit:
     """A moment by which a call must be back, and whose limit that is.
 

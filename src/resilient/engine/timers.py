@@ -9,43 +9,58 @@ cancellation from elsewhere wins.
 from __future__ import annotations
 
 import asyncio
-from typing import final
+import sys
+from asyncio import get_running_loop
+from typing import TYPE_CHECKING, final
 
 from resilient.engine import clock
-from resilient.engine.limits import Limit
+from resilient.engine.limits import Limit, current_limit
 
 __all__ = ["Cut", "Cuts"]
+
+if sys.version_info >= (3, 12):
+    current_task = asyncio.current_task
+else:
+    # There it is written in Python, and takes six times as long as what it does.
+    current_task = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
 
 #: Loops of which a strategy remembers the timer, besides the one in use.
 MOST_LOOPS = 16
 
 
 @final
-class Cut:
-    """The cancellation of one task at the end of a limit."""
+class Cut(Limit):
+    """The limit of one call, at whose end the task that makes the call is cancelled."""
 
-    __slots__ = ("_cancelling", "_handle", "_line", "_task", "expires", "fired")
+    __slots__ = ("_armed", "_cancelling", "_handle", "_task", "fired")
 
-    def __init__(self, task: asyncio.Task[object], expires: float) -> None:
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._line: _Line | None = None
-        self._handle: asyncio.TimerHandle | None = None
-        self.expires = expires
-        self.fired = False
+    _armed: dict[Cut, None] | None
+    _cancelling: int
+    _handle: asyncio.TimerHandle
+    _task: asyncio.Task[object] | None
+    fired: bool
+
+    if TYPE_CHECKING:
+
+        def __init__(self) -> None: ...
+    else:
+        # `Cuts` fills it in: an `__init__` written in Python would double what a limit costs.
+        __init__ = object.__init__
 
     def fire(self) -> None:
         """Cancel the task."""
         self.fired = True
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     def disarm(self) -> bool:
         """Take the cut back; return whether it, and nobody else, has cancelled the task."""
+        task, self._task = self._task, None  # tasks that the call has left may keep this for long
         if self.fired:
-            return self._task.uncancel() <= self._cancelling
-        if self._line is not None:
-            del self._line.armed[self]
-        elif self._handle is not None:
+            return task is not None and task.uncancel() <= self._cancelling
+        if self._armed is not None:
+            del self._armed[self]
+        else:
             self._handle.cancel()
         return False
 
@@ -99,21 +114,36 @@ class Cuts:
         return found
 
     def arm(self, limit: Limit) -> Cut:
-        """Have the current task cancelled at the end of `limit`, unless it is disarmed before."""
-        loop = asyncio.get_running_loop()
-        task = asyncio.current_task(loop)
+        """Return `limit` for one call of the current task, which it cuts unless it is disarmed."""
+        cut = self.begin(limit.expires, limit.seconds, limit.name, limit.owner)
+        cut.outer = current_limit()
+        return cut
+
+    def begin(self, expires: float, seconds: float, name: str, owner: object) -> Cut:
+        """Do the same for a limit that is in nobody's hands yet, where no other is in force."""
+        loop = get_running_loop()
+        task = current_task(loop)
         if task is None:
             raise RuntimeError("an asynchronous time limit needs a running asyncio task")
-        cut = Cut(task, limit.expires)
         line = self._line
         if line is None or line.loop is not loop:
             line = self._line = self._line_of(loop)
-        if limit.expires >= line.latest:
-            line.latest = limit.expires
-            line.armed[cut] = None
-            cut._line = line
+        cut = Cut()
+        cut.expires = expires
+        cut.seconds = seconds
+        cut.name = name
+        cut.owner = owner
+        cut.ended = cut.fired = False
+        cut.outer = None
+        cut._task = task
+        cut._cancelling = task.cancelling()
+        if expires >= line.latest:
+            line.latest = expires
+            cut._armed = armed = line.armed
+            armed[cut] = None
             if line.timer is None:
-                line.timer = loop.call_later(limit.expires - clock.now(), line.fire_expired)
+                line.timer = loop.call_later(expires - clock.now(), line.fire_expired)
         else:
-            cut._handle = loop.call_later(limit.expires - clock.now(), cut.fire)
+            cut._armed = None
+            cut._handle = loop.call_later(expires - clock.now(), cut.fire)
         return cut
