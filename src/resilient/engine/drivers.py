@@ -17,7 +17,7 @@ from typing import Any, TypeVar, final
 from resilient.engine import clock
 from resilient.engine.callables import is_async_function, plain_name
 from resilient.engine.limits import ambient
-from resilient.engine.outcome import Outcome, own_frames_dropped
+from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Attempt, Detach, Invoke, Sleep, Step, Steps, Wait
 from resilient.engine.timers import Cuts
 from resilient.errors import ResilientError
@@ -171,7 +171,6 @@ async def _invoke_async(step: Invoke) -> Outcome:
     cuts: Cuts = getattr(limit.owner, "cuts", _unowned)
     cut = cuts.arm(limit)
     token = ambient.set(cut)
-    in_time = True
     try:
         if step.workers is None or is_async_function(step.function):
             value = step.function(*step.args, **step.kwargs)
@@ -180,21 +179,12 @@ async def _invoke_async(step: Invoke) -> Outcome:
         if inspect.isawaitable(value):
             value = await value
     except Exception as error:
-        cut.disarm()
+        cut.end(token)
         return Outcome.failed(error, started)
-    except asyncio.CancelledError as cancelled:
-        if not cut.disarm():
+    except BaseException as interruption:
+        overrun = cut.end(token, interruption)
+        if overrun is None:
             raise
-        in_time = False
-        overrun = limit.overrun()
-        cancelled.__traceback__ = own_frames_dropped(cancelled.__traceback__)
-        overrun.__cause__ = cancelled
         return Outcome(None, overrun, started, clock.now())
-    except BaseException:
-        cut.disarm()
-        raise
-    finally:
-        ambient.reset(token)
-        cut.ended = in_time
-    cut.disarm()
+    cut.end(token)
     return Outcome(value, None, started, clock.now())

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 from resilient.engine import faults
 from resilient.engine.callables import code_of, is_async_function, plain_name
 from resilient.engine.lanes import async_lane, sync_lane
-from resilient.engine.limited import limited
 from resilient.engine.pipeline import Pipeline
 from resilient.engine.strategy import Strategy, Target
 from resilient.engine.streams import async_stream, sync_stream
@@ -100,9 +99,7 @@ def guard(
     elif is_async_stream:
         wrapper = async_stream(pipeline, function)
     else:
-        called = limited(pipeline, function, is_async=is_async)
-        lane = async_lane if is_async else sync_lane
-        wrapper = lane(pipeline, function, called)
+        wrapper = (async_lane if is_async else sync_lane)(pipeline, function)
     functools.update_wrapper(wrapper, function)
     known = _Guarded(weakref.ref(wrapper), function, strategies, name, pipeline)
     setattr(wrapper, _ATTRIBUTE, known)

@@ -19,6 +19,7 @@ from resilient.engine import clock
 from resilient.engine.call import Call
 from resilient.engine.callables import code_of, is_async_function
 from resilient.engine.drivers import TurnedAsync, drive, drive_async
+from resilient.engine.limited import on_worker, tightest
 from resilient.engine.limits import ambient
 from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import JOURNAL_SIZE, Pipeline
@@ -42,8 +43,9 @@ def _follow(now_from_now_on: Callable[[], float]) -> None:
 clock.followers.append(_follow)
 
 
-def sync_lane(pipeline: Pipeline, function: Function, called: Function) -> Function:
-    """Return `function` guarded by `pipeline`; the fast lane calls it as `called`."""
+def sync_lane(pipeline: Pipeline, function: Function) -> Function:
+    """Return `function` guarded by `pipeline`."""
+    called = on_worker(pipeline, function)
     lane, journal, settle = pipeline.lane, pipeline.journal, pipeline.settle
     take, give, accept = pipeline.take, pipeline.give, _accepting(pipeline)
     limit_around, note = ambient.get, journal.append
@@ -91,11 +93,14 @@ def sync_lane(pipeline: Pipeline, function: Function, called: Function) -> Funct
     return guarded
 
 
-def async_lane(pipeline: Pipeline, function: Function, called: Function) -> Function:
-    """Return the asynchronous `function` guarded by `pipeline`; the fast lane calls `called`."""
+def async_lane(pipeline: Pipeline, function: Function) -> Function:
+    """Return the asynchronous `function` guarded by `pipeline`."""
     lane, journal, settle = pipeline.lane, pipeline.journal, pipeline.settle
     take, give, accept = pipeline.take, pipeline.give, _accepting(pipeline)
     limit_around, note = ambient.get, journal.append
+    limit, name, enter = tightest(pipeline), pipeline.name, ambient.set
+    seconds = 0.0 if limit is None else limit.seconds or 0.0
+    begin = None if limit is None else limit.cuts.begin
 
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         epoch = lane.epoch
@@ -107,14 +112,25 @@ def async_lane(pipeline: Pipeline, function: Function, called: Function) -> Func
                 outcome = await drive_async(pipeline.steps(call))
         else:
             start = now()
+            cut = token = None
             try:
-                value = await called(*args, **kwargs)
+                if begin is not None:
+                    cut = begin(start + seconds, seconds, name, limit)
+                    token = enter(cut)
+                value = await function(*args, **kwargs)
             except Exception as error:
+                if cut is not None:
+                    cut.end(token)
                 outcome = Outcome.failed(error, start)
-            except BaseException:
-                _interrupted(pipeline, start)
-                raise
+            except BaseException as interruption:
+                overrun = None if cut is None else cut.end(token, interruption)
+                if overrun is None:
+                    _interrupted(pipeline, start)
+                    raise
+                outcome = Outcome(None, overrun, start, now())
             else:
+                if cut is not None:
+                    cut.end(token)
                 end = now()
                 if lane.epoch is epoch and (
                     accept is None or accept(args, kwargs, value, end - start)

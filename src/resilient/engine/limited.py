@@ -6,71 +6,35 @@ all strategies are at rest: one timer or one worker for all.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from resilient.engine import clock
 from resilient.engine.call import Call
-from resilient.engine.limits import Limit, ambient
+from resilient.engine.limits import Limit
 from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import Pipeline
 from resilient.engine.steps import Invoke
+from resilient.engine.strategy import Strategy
 
-__all__ = ["limited"]
+__all__ = ["on_worker", "tightest"]
 
 Function = Callable[..., Any]
 
-now = clock.now
 
-
-def _follow(now_from_now_on: Callable[[], float]) -> None:
-    global now
-    now = now_from_now_on
-
-
-clock.followers.append(_follow)
-
-
-def limited(pipeline: Pipeline, function: Function, *, is_async: bool) -> Function:
-    """Return what the fast lane calls for `function`: itself, if nothing limits its time."""
+def tightest(pipeline: Pipeline) -> Strategy | None:
+    """Return the tightest of the time limits of `pipeline`, if it has any."""
     limits = [one for one in pipeline.strategies if one.seconds is not None]
-    if not limits:
+    return min(limits, key=lambda one: one.seconds or 0.0, default=None)
+
+
+def on_worker(pipeline: Pipeline, function: Function) -> Function:
+    """Return what the synchronous lane calls for `function`: itself, if nothing limits its time."""
+    owner = tightest(pipeline)
+    if owner is None:
         return function
-    owner = min(limits, key=lambda one: one.seconds or 0.0)
-    if is_async:
-        return _async_limited(function, pipeline.name, owner, owner.seconds or 0.0)
-    return _sync_limited(pipeline, function, owner, owner.seconds or 0.0)
-
-
-def _async_limited(function: Function, name: str, owner: Any, seconds: float) -> Function:
-    begin, enter, leave = owner.cuts.begin, ambient.set, ambient.reset
-
-    async def called(*args: Any, **kwargs: Any) -> Any:
-        cut = begin(now() + seconds, seconds, name, owner)
-        token = enter(cut)
-        try:
-            value = await function(*args, **kwargs)
-        except asyncio.CancelledError as cancelled:
-            if cut.disarm():
-                raise cut.overrun() from cancelled
-            cut.ended = True
-            raise
-        except BaseException:
-            cut.disarm()
-            cut.ended = True
-            raise
-        finally:
-            leave(token)
-        cut.disarm()
-        cut.ended = True
-        return value
-
-    return called
-
-
-def _sync_limited(pipeline: Pipeline, function: Function, owner: Any, seconds: float) -> Function:
+    seconds = owner.seconds or 0.0
     workers = next(one.workers for one in reversed(pipeline.strategies) if one.workers is not None)
 
     def called(*args: Any, **kwargs: Any) -> Any:

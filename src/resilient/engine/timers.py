@@ -11,10 +11,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio import get_running_loop
+from contextvars import Token
 from typing import TYPE_CHECKING, final
 
 from resilient.engine import clock
-from resilient.engine.limits import Limit, current_limit
+from resilient.engine.limits import Limit, ambient, current_limit
+from resilient.engine.outcome import own_frames_dropped
+from resilient.errors import CallTimeout
 
 __all__ = ["Cut", "Cuts"]
 
@@ -50,8 +53,31 @@ class Cut(Limit):
     def fire(self) -> None:
         """Cancel the task."""
         self.fired = True
+        self._armed = None
         if self._task is not None:
             self._task.cancel()
+
+    def end(
+        self, token: Token[Limit | None] | None, interruption: BaseException | None = None
+    ) -> CallTimeout | None:
+        """Lift the limit, which was put into the context by `token`.
+
+        Return the error for the call if `interruption` is this cut, and nobody else's doing.
+        """
+        if token is not None:
+            ambient.reset(token)
+        armed = self._armed
+        if armed is None:
+            if self.disarm() and isinstance(interruption, asyncio.CancelledError):
+                overrun = self.overrun()
+                interruption.__traceback__ = own_frames_dropped(interruption.__traceback__)
+                overrun.__cause__ = interruption
+                return overrun
+        else:
+            del armed[self]
+            self._task = None
+        self.ended = True
+        return None
 
     def disarm(self) -> bool:
         """Take the cut back; return whether it, and nobody else, has cancelled the task."""
