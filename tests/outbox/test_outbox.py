@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import shutil
 import sqlite3
 import threading
 import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -270,6 +272,58 @@ def test_a_full_disk_fails_the_put_and_loses_nothing(make_outbox: MakeOutbox) ->
     assert "after" in kept[-1]
     with opened(outbox.path) as file:
         assert file.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_the_last_room_on_a_disk_is_for_taking_calls_out(
+    make_outbox: MakeOutbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outbox that fills its disk could not be emptied any more: it refuses calls before that."""
+    outbox = make_outbox()
+    outbox.put(NewCall("charge", NOTHING))
+    disk = SimpleNamespace(total=10**9, free=9 * 1024 * 1024)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
+    outbox.put(NewCall("charge", NOTHING))
+    disk.free = 7 * 1024 * 1024
+    with pytest.raises(OutboxError, match=r"7\.3 MB are left on the disk, and the last 8\.4 MB"):
+        outbox.put(NewCall("charge", NOTHING))
+    for _ in range(2):
+        claimed = outbox.table.claim("a worker", ())
+        assert claimed is not None
+        outbox.table.done(claimed.call)
+    assert outbox.pending() == []
+    disk.total = 40 * 1024 * 1024
+    outbox.put(NewCall("charge", NOTHING))
+
+
+def test_health_shows_that_calls_are_refused(
+    make_outbox: MakeOutbox, virtual_time: VirtualTime
+) -> None:
+    """A file that can be read and not written is a warning, until a call is kept again."""
+    outbox = make_outbox()
+    outbox.put(NewCall("charge", NOTHING))
+
+    def shown() -> tuple[str, str]:
+        [condition] = outbox.conditions()
+        return condition.status, str(condition.details.get("output"))
+
+    assert shown() == ("pass", "None")
+    with sqlite3.connect(outbox.path) as file:
+        file.execute("CREATE TRIGGER no BEFORE INSERT ON calls BEGIN SELECT raise(FAIL, 'no'); END")
+    file.close()
+    with pytest.raises(OutboxError):
+        outbox.put(NewCall("charge", NOTHING))
+    status, output = shown()
+    assert (status, "outbox.db: no" in output) == ("warn", True)
+    virtual_time.advance(61)
+    assert shown() == ("pass", "None")
+    with pytest.raises(OutboxError):
+        outbox.put(NewCall("charge", NOTHING))
+    assert shown()[0] == "warn"
+    with sqlite3.connect(outbox.path) as file:
+        file.execute("DROP TRIGGER no")
+    file.close()
+    outbox.put(NewCall("charge", NOTHING))
+    assert shown() == ("pass", "None")
 
 
 def test_a_file_that_others_hold_is_waited_for_and_then_given_up(make_outbox: MakeOutbox) -> None:

@@ -8,6 +8,7 @@ and after each use.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
@@ -57,6 +58,11 @@ SCHEMA = (
     f"PRAGMA user_version = {VERSION}",
 )
 
+#: So much of a disk is left to those who take calls out, in bytes, and at most such a part of it.
+#: In half of it fits the log of changes, until it is begun anew; then the file may grow as much.
+RESERVE, RESERVED_PART = 8 * 1024 * 1024, 1 / 8
+_PAGE = 4096
+
 #: Connections of a parent process. To use or to close one here could break the parent's locks.
 _inherited: list[sqlite3.Connection] = []
 
@@ -93,6 +99,20 @@ class Database:
             OutboxError: If it is not; then nothing has changed.
         """
         return self._run(work, "BEGIN IMMEDIATE")
+
+    def check_room(self) -> None:
+        """Make sure that what is added now leaves room for what takes it out again.
+
+        Raises:
+            OutboxError: If it does not.
+        """
+        free, reserve = _room(self.path)
+        if free < reserve:
+            raise OutboxError(
+                f"{self.path}: {free / 1e6:.1f} MB are left on the disk, and the last "
+                f"{reserve / 1e6:.1f} MB are for taking calls out; make room, nothing that was "
+                "acknowledged is lost"
+            )
 
     def close(self) -> None:
         """Close the file; it is opened again when it is needed."""
@@ -131,12 +151,21 @@ class Database:
                 raise
             return result
         except sqlite3.Error as error:
-            # Whatever state it is in, SQLite puts the file right when it is opened again.
             with suppress(sqlite3.Error):
-                self.close()
+                self._put_right(error)
             raise OutboxError(f"{self.path}: {_explained(error)}") from error
         finally:
             self._lock.release()
+
+    def _put_right(self, error: sqlite3.Error) -> None:
+        """Have the next use find the file as it was before the one that failed."""
+        if "full" not in str(error) or self._connection is None:
+            self.close()  # whatever state it is in, SQLite puts it right when it is opened again
+            return
+        # To open it again takes room as well. What there is of that is for the file, after which
+        # its log can begin anew; to let the log grow first could leave none for the file.
+        self._connection.rollback()
+        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is not None and (
@@ -163,6 +192,15 @@ def _file(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def _room(path: Path) -> tuple[int, int]:
+    """Return how many bytes are free on the disk, and how many of them are not for new calls."""
+    try:
+        disk = shutil.disk_usage(path.parent)
+    except OSError:  # what is wrong, SQLite says
+        return RESERVE, RESERVE
+    return disk.free, min(RESERVE, int(disk.total * RESERVED_PART))
+
+
 def _open(path: Path, patience: float) -> sqlite3.Connection | None:
     """Return a connection to the file, made if there is none, or None if others are opening it."""
     connection = sqlite3.connect(
@@ -175,6 +213,7 @@ def _open(path: Path, patience: float) -> sqlite3.Connection | None:
         # On the disk before it is acknowledged; WAL alone would lose the last ones to a power cut.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA fullfsync = ON")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {max(8, _room(path)[1] // 2 // _PAGE)}")
         _prepare(connection, path)
     except BaseException as error:
         connection.close()

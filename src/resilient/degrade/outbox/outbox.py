@@ -29,6 +29,8 @@ OUTCOMES = ("success", "failure", "rejected", "buried")
 _names: Names[Outbox] = Names("queue of calls")
 #: Seconds for which what health shows may be out of date.
 _FRESH_SECONDS = 1.0
+#: Seconds for which it shows that the file could not be written, unless it could be since then.
+_REFUSED_SECONDS = 60.0
 
 
 class Outbox(Reported):
@@ -111,6 +113,8 @@ class Outbox(Reported):
         self.replayed: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
         self._depth: Depth | None = None
         self._trouble: str | None = None
+        self._refused: tuple[float, str] | None = None
+        self._looked: float | None = None
         _names.claim(self.name, self)
         self.report()
 
@@ -133,7 +137,12 @@ class Outbox(Reported):
         Raises:
             OutboxError: If it cannot be kept; then nothing was.
         """
-        receipt, is_new = self.table.put(call)
+        try:
+            receipt, is_new = self.table.put(call)
+        except OutboxError as error:
+            self.troubled(error)
+            raise
+        self._refused = None
         if not is_new:
             return receipt
         replay = self.replays.get(call.name)
@@ -282,6 +291,10 @@ class Outbox(Reported):
         with self._lock:
             self.replayed[outcome] += 1
 
+    def troubled(self, error: OutboxError) -> None:
+        """Have health show for a while that the file could not be written."""
+        self._refused = clock.now(), str(error)
+
     def _look(self) -> Depth:
         """Read how full it is, if that can be done."""
         known = self._depth or Depth(0, 0, None, clock.now())
@@ -300,15 +313,20 @@ class Outbox(Reported):
 
     def conditions(self) -> Iterable[Condition]:
         """Return a warning if calls are dead, too many, or too old."""
-        depth = self._depth
-        if depth is None:
-            depth = self._look()
-        elif clock.now() - depth.read > _FRESH_SECONDS:
+        now = clock.now()
+        if self._looked is None:
+            self._looked = now
+            self._look()
+        elif now - self._looked > _FRESH_SECONDS:
+            self._looked = now
             clock.current.background(self._look)
+        refused = self._refused
+        if refused is not None and now - refused[0] > _REFUSED_SECONDS:
+            refused = None
         yield condition_of(
             self.name,
-            depth,
-            self._trouble,
+            self._depth or Depth(0, 0, None, now),
+            self._trouble or (None if refused is None else refused[1]),
             most_waiting=self.warn_waiting,
             oldest=self.warn_oldest,
         )

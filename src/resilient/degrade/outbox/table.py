@@ -83,6 +83,7 @@ class Table:
 
     def put(self, call: NewCall) -> tuple[Receipt, bool]:
         """Keep `call`; return its receipt, or that of the one whose key waits, and which it is."""
+        self.database.check_room()
         return self.database.write(lambda file: _put(file, call))
 
     def claim(self, owner: str, held: Collection[str]) -> Claimed | None:

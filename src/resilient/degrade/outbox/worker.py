@@ -128,6 +128,7 @@ class Worker:
             except OutboxError as error:
                 if self._until_empty:
                     raise
+                self._outbox.troubled(error)
                 report_broken("outbox", error)
                 await clock.current.wait_async(waiter, clock.now() + POLL_SECONDS)
             finally:
