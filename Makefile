@@ -22,11 +22,12 @@ DOCS := .venv/docs-$(VERSION)
 BENCH := .venv/bench-$(VERSION)
 DEMO := .venv/demo-$(VERSION)
 DEV := .venv/dev-$(VERSION)
+MANIFESTS := .venv/manifests-$(VERSION)
 
 # How many processes share the tests; 0 runs them in one, as debuggers need it.
 JOBS := 2
 
-.PHONY: help demo test proof test-lowest coverage check docs bench dev clean
+.PHONY: help demo test proof test-lowest coverage check manifests docs bench dev clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +55,10 @@ check: $(CHECK)/.ready ## Lint, check the format, and check types with mypy and 
 	@$(CHECK)/bin/ruff format --check .
 	@$(CHECK)/bin/mypy
 	@$(CHECK)/bin/pyright --pythonpath $(CHECK)/bin/python --pythonversion $(VERSION)
+
+manifests: $(MANIFESTS)/.ready ## Lint the manifests, the Dockerfile and the compose file of the storefront
+	@$(MANIFESTS)/bin/yamllint --strict examples/storefront/deploy
+	@$(MANIFESTS)/bin/checkov --config-file .checkov.yaml
 
 docs: $(DOCS)/.ready ## Build the documentation into docs/_build/html; a warning is an error
 	@$(DOCS)/bin/sphinx-build -W --keep-going --quiet -b html docs docs/_build/html

@@ -2,102 +2,37 @@
 
 from __future__ import annotations
 
-import http.client
 import itertools
 import json
 import re
-import shutil
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 
 from contract import DRAIN
-from tests.servers import PATIENCE, Server, free_port, require_program
+from tests.examples.deployed import (
+    CONTAINER,
+    DEPLOY,
+    DEPLOYMENT,
+    POD,
+    PORTS,
+    PROBES,
+    ROOT,
+    STOREFRONT,
+    VALUES,
+    Pod,
+    loaded,
+)
+from tests.servers import require_program
 
-ROOT = Path(__file__).parents[2]
-STOREFRONT = ROOT / "examples" / "storefront"
-DEPLOY = STOREFRONT / "deploy"
 KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
-UPSTREAMS = ("RECOMMENDATIONS", "AUTH", "PAYMENTS")
-
-
-def loaded(name: str) -> Any:
-    return yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))
-
-
-DEPLOYMENT = loaded("kubernetes/deployment.yaml")
-POD = DEPLOYMENT["spec"]["template"]["spec"]
-[CONTAINER] = POD["containers"]
-PORTS = {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
-VALUES = {one["name"]: one["value"] for one in CONTAINER["env"] if "value" in one}
-PROBES = {
-    kind: CONTAINER[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")
-}
 DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/storefront.json").read_text(encoding="utf-8"))
 QUESTIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
-
-
-class Pod(Server):
-    """The storefront with the environment of the manifest, on two free ports of this machine.
-
-    Nobody listens where its upstreams should be: what holds then does not depend on them.
-    """
-
-    name = "storefront"
-    ready = "unning on "
-
-    def __init__(self, folder: Path, program: Path = STOREFRONT) -> None:
-        super().__init__()
-        self._program = program
-        self.ops_port = free_port()
-        self.environment = VALUES | {f"{one}_URL": "http://127.0.0.1:9" for one in UPSTREAMS}
-        self.environment |= {"HOST": self.host, "OUTBOX": str(folder / f"{self.port}.db")}
-        self.environment |= {"PAYMENTS_TOKEN": "from the secret"}
-        self.environment |= {"PORT": str(self.port), "OPS_PORT": str(self.ops_port)}
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
-
-    def _command(self) -> list[str]:
-        return [sys.executable, str(self._program / "storefront_service.py")]
-
-    def ask(self, port: str, path: str) -> tuple[int, str]:
-        """Return status and text of an answer, from the port that the manifest calls so."""
-        number = {"http": self.port, "ops": self.ops_port}[port]
-        with closing(http.client.HTTPConnection(self.host, number, timeout=PATIENCE)) as connection:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-
-    def probed(self, kind: str) -> int:
-        """Return what Kubernetes would get."""
-        return self.ask(PROBES[kind]["port"], PROBES[kind]["path"])[0]
-
-    def wait_until_probed(self, kind: str, status: int) -> None:
-        eventually(lambda: self.probed(kind) == status)
-
-    def end(self) -> int:
-        """Tell it to end, and return how it did."""
-        process = self._running()
-        process.send_signal(signal.SIGTERM)
-        return process.wait(PATIENCE)
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    limit = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < limit
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +55,23 @@ def test_a_manifest_is_what_kubernetes_takes(path: Path) -> None:
             assert {"selector", "endpoints"} == set(manifest["spec"])
         else:
             kubernetes_validate.validate(manifest, "1.33", strict=True)
+
+
+def test_each_manifest_that_a_deployment_needs_is_there() -> None:
+    """None is missing: pods, their service, budget, bounds, monitoring and network."""
+    kinds = {
+        manifest["kind"]
+        for path in KUBERNETES
+        for manifest in yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    }
+    assert kinds == {
+        "Deployment",
+        "Service",
+        "PodDisruptionBudget",
+        "HorizontalPodAutoscaler",
+        "ServiceMonitor",
+        "NetworkPolicy",
+    }
 
 
 def test_no_pod_is_taken_away_before_another_one_is_ready() -> None:
@@ -149,6 +101,12 @@ def test_all_manifests_are_about_the_same_pods() -> None:
     labels = DEPLOYMENT["spec"]["template"]["metadata"]["labels"]
     service, monitor = loaded("kubernetes/service.yaml"), loaded("kubernetes/monitoring.yaml")
     budget, scaling = loaded("kubernetes/disruption.yaml"), loaded("kubernetes/autoscaling.yaml")
+    network = loaded("kubernetes/network.yaml")["spec"]
+    assert network["podSelector"]["matchLabels"] == labels
+    let_in = {one["ports"][0]["port"]: one.get("from") for one in network["ingress"]}
+    assert set(let_in) == set(PORTS)
+    assert let_in["http"] is None  # from everywhere
+    assert let_in["ops"]  # from where Prometheus is
     assert DEPLOYMENT["spec"]["selector"]["matchLabels"] == labels
     assert service["spec"]["selector"] == labels
     assert budget["spec"]["selector"]["matchLabels"] == labels
@@ -198,6 +156,8 @@ def test_nothing_runs_as_root() -> None:
     copied = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--" not in line]
     assert all(list(ROOT.glob(source)) for source in itertools.chain(*copied))
     assert (STOREFRONT / "storefront_service.py").is_file()
+    [asked] = [line for line in lines if "urlopen" in line]  # of HEALTHCHECK
+    assert f"http://127.0.0.1:{PORTS['ops']}{PROBES['readiness']['path']}" in asked
     assert any(line.startswith("ENTRYPOINT") and "storefront_service.py" in line for line in lines)
 
 
@@ -256,26 +216,3 @@ def test_a_process_that_is_told_to_end_does_so_within_the_grace_period(tmp_path:
         began = time.monotonic()
         assert pod.end() == 0
         assert time.monotonic() - began < POD["terminationGracePeriodSeconds"]
-
-
-def test_traffic_never_reaches_a_version_that_cannot_make_its_page(
-    good: Pod, tmp_path: Path
-) -> None:
-    """Its readiness stays red though it is alive, so that who asks for that goes to the good one.
-
-    That the old version is still there, and goes on, is all that a rollout does by itself.
-    """
-    folder = tmp_path / "bad"
-    shutil.copytree(STOREFRONT, folder, ignore=shutil.ignore_patterns("__pycache__", "deploy"))
-    text = (folder / "storefront.py").read_text(encoding="utf-8")
-    (folder / "storefront.py").write_text(text.replace("visitor.price_cents,", "visitor.price,"))
-    with Pod(tmp_path, folder) as bad:
-        eventually(lambda: "AttributeError" in bad.ask("ops", "/health/ready")[1])
-        assert bad.ask("http", "/product/1")[0] == 500
-        pods, answers = itertools.cycle([good, bad]), list[tuple[Pod, int]]()
-        for _ in range(20):
-            ready = next(pod for pod in pods if pod.probed("readiness") == 200)
-            answers.append((ready, ready.ask("http", "/product/1")[0]))
-        assert answers == [(good, 200)] * 20
-        assert bad.probed("readiness") == 503
-        assert bad.probed("liveness") == 200  # a restart would not mend it

@@ -1,4 +1,4 @@
-"""The examples for web frameworks do what their pages say, in real servers with a real upstream."""
+"""The example for Django does what its page says, in real servers with a real upstream."""
 
 from __future__ import annotations
 
@@ -70,7 +70,6 @@ class Example(Server):
 
     def _command(self) -> list[str]:
         at = {"{bind}": f"--bind={self.host}:{self.port}", "{port}": f"--port={self.port}"}
-        at |= {"{program}": str(self._folder / "service.py")}
         return [sys.executable, *(at.get(one, one) for one in self._arguments)]
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, Any, str]:
@@ -100,8 +99,6 @@ def upstream() -> Iterator[Upstream]:
 @each(
     "folder, command, status",
     {
-        "FastAPI, by uvicorn": ("fastapi_service", ("{program}",), 0),
-        "Flask, by gunicorn": ("flask_service", ("-m", "gunicorn", "service:app", "{bind}"), 0),
         "Django, by gunicorn": ("django_service", ("-m", "gunicorn", "wsgi", "{bind}"), 0),
         "Django, by uvicorn": (
             "django_service",
