@@ -27,8 +27,8 @@ from resilient import (
 from resilient.telemetry.metrics import exposition
 from resilient.testing import VirtualTime
 
-random.seed(1)  # pauses have jitter; with this they are the same each time
-clock = ExitStack().enter_context(VirtualTime())  # from here on, time is what `advance` says
+random.seed(1)  # pauses have jitter; with this, and this start, they are the same each time
+clock = ExitStack().enter_context(VirtualTime(start=1e9))  # time is what `advance` says now
 began = clock.now()
 
 
