@@ -22,7 +22,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_transport_options={**BROKER, "polling_interval": 0.05},
 )
-queue = CeleryQueue(app, first_pause=0.1, max_attempts=8)
+queue = CeleryQueue(app, first_pause=0.01, max_attempts=8)
 payments = Dependency(
     "celery-payments",
     failures=ConnectionError,

@@ -31,7 +31,7 @@ def calls(postgres: PostgresServer) -> Iterator[ProcrastinateQueue]:
     queue = ProcrastinateQueue(
         App(connector=PsycopgConnector(conninfo=postgres.url)),
         postgres.url,
-        first_pause=0.1,
+        first_pause=0.005,
         max_attempts=8,
     )
     yield queue
@@ -71,7 +71,7 @@ async def work(calls: ProcrastinateQueue, bank: Bank, count: int) -> None:
     settings: dict[str, Any] = {"install_signal_handlers": False, "fetch_job_polling_interval": 0.1}
     async with calls.app.open_async():
         worker = asyncio.create_task(calls.app.run_worker_async(concurrency=4, **settings))
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(0.7)  # longer than all attempts, were they not held by the circuit
         bank.is_down = False
         deadline = time.monotonic() + PATIENCE
         while len(bank.ledger) < count and time.monotonic() < deadline:
