@@ -399,6 +399,7 @@ def test_one_who_waits_for_another_process_keeps_its_own_limit(
     assert timeout(5)(other)() == "new"
 
 
+@pytest.mark.real_time
 def test_what_is_not_written_yet_is_written_at_the_end_of_the_process(
     redis: RedisServer, client: redis_py.Redis
 ) -> None:
