@@ -279,9 +279,9 @@ def test_the_last_room_on_a_disk_is_for_taking_calls_out(
 ) -> None:
     """An outbox that fills its disk could not be emptied any more: it refuses calls before that."""
     outbox = make_outbox()
-    outbox.put(NewCall("charge", NOTHING))
     disk = SimpleNamespace(total=10**9, free=9 * 1024 * 1024)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
+    outbox.put(NewCall("charge", NOTHING))
     outbox.put(NewCall("charge", NOTHING))
     disk.free = 7 * 1024 * 1024
     with pytest.raises(OutboxError, match=r"7\.3 MB are left on the disk, and the last 8\.4 MB"):
