@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,12 +20,16 @@ from resilient import (
     CallTimeout,
     CircuitOpen,
     Dependency,
+    NewCall,
+    Outbox,
+    Receipt,
     cached,
     circuit_breaker,
     default,
     degradation_scope,
     failover,
     gather_partial,
+    queued,
 )
 from resilient.testing import VirtualTime
 
@@ -198,6 +203,68 @@ def nothing_was_left(error: BaseException, *states: str) -> None:
     for note, state in zip(notes[1:], states[1:], strict=True):
         assert note.endswith(f": {reasons[state]}"), (note, state)
     assert error.__cause__ is not None
+
+
+class FaultyOutbox:
+    """The example's outbox, whose disk can be full or hang."""
+
+    def __init__(self, faults: Faults, outbox: Outbox) -> None:
+        self.faults = faults
+        self.outbox = outbox
+        self.register = outbox.register
+
+    def put(self, call: NewCall) -> Receipt:
+        self.faults.hit("outbox")
+        return self.outbox.put(call)
+
+
+@pytest.mark.parametrize("kind", ["threads", "asyncio"])
+@pytest.mark.parametrize("service", SERVICE)
+@pytest.mark.parametrize("outbox", ["well", "refuses", "hangs"])
+def test_a_payment_is_made_queued_or_refused_with_its_own_error(
+    virtual_time: VirtualTime, tmp_path: Path, kind: str, service: str, outbox: str
+) -> None:
+    """Whatever is broken together with payments, nobody has a receipt for what is not kept."""
+    faults, name = Faults(virtual_time), f"pay-{kind}-{service}-{outbox}"
+    breaker = circuit_breaker(fail_max=1000)
+    payments = Dependency(
+        name,
+        failures=(ConnectionError, TimeoutError, RuntimeError),
+        timeout=1,
+        breaker=breaker,
+    )
+    kept = Outbox(tmp_path / "outbox.db", name=name)
+    guard = payments.with_fallback(
+        queued(FaultyOutbox(faults, kept), key="{order_id}", timeout=0.5)
+    )
+
+    def charge(order_id: str) -> str:
+        faults.hit("service")
+        return "paid"
+
+    async def charge_async(order_id: str) -> str:
+        await faults.hit_async("service")
+        return "paid"
+
+    function = guard(charge) if kind == "threads" else guard(charge_async)
+    faults.of = {"service": service, "outbox": outbox}
+    if service == "rejected":
+        breaker.force_open()
+    began = virtual_time.now()
+    if service == "well":
+        assert called(virtual_time, kind, function, "o1") == "paid"
+    elif outbox == "well":
+        assert isinstance(called(virtual_time, kind, function, "o1"), Receipt)
+    else:
+        with pytest.raises(ERRORS[service]) as caught:
+            called(virtual_time, kind, function, "o1")
+        reason = {"refuses": "ConnectionRefusedError", "hangs": "CallTimeout"}[outbox]
+        assert caught.value.__notes__[-1] == (
+            f"resilient: {name}: tier queued failed as well: {reason}"
+        )
+    assert virtual_time.now() - began <= 1 + 0.5
+    assert len(kept.pending()) == (service != "well" and outbox == "well")
+    kept.close()
 
 
 @pytest.mark.parametrize("broken", [(), ("auth",), ("recommendations",), ("auth", "product")])
