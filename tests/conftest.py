@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
+from resilient.engine import clock
+from resilient.telemetry.events import repeats
 from tests.servers import PostgresServer, RedisServer, require_program
 
 
@@ -27,6 +31,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("real_time") is not None:
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
+
+
+@pytest.fixture(autouse=True)
+def nothing_outlives_its_test() -> Iterator[None]:
+    """What a test has left to the machine's clock is not told during another one, or in between.
+
+    A probe that is still asked, or a summary that is due, would be logged on the terminal, or among
+    the lines that the next test looks at.
+    """
+    yield
+    _forget_what_is_due()
+    for thread in threading.enumerate():
+        if thread.name == "resilient-background":
+            thread.join(0.5)
+    _forget_what_is_due()  # what those threads have left to it meanwhile
+    repeats.forget()
+    structlog.reset_defaults()
+
+
+def _forget_what_is_due() -> None:
+    with clock.system._changed:
+        clock.system._due.clear()
+        clock.system._changed.notify()
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,8 @@ from tests.doubles import Scripted, each
 def work_is_taken() -> Iterator[None]:
     """Let every test begin, and leave others, in a process that takes new work."""
     yield
-    drain(0).resume()
+    if draining():
+        drain(0).resume()
 
 
 def shown() -> dict[str, object]:

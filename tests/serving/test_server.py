@@ -15,7 +15,15 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.parser import text_string_to_metric_families
 
-from resilient import Dependency, InvalidSetting, circuit_breaker, drain, health, serve
+from resilient import (
+    Dependency,
+    InvalidSetting,
+    circuit_breaker,
+    drain,
+    draining,
+    health,
+    serve,
+)
 from resilient.serving.server import Server
 from tests.doubles import Scripted
 
@@ -28,7 +36,8 @@ def server() -> Iterator[Server]:
     yield with_pages
     with_pages.close()
     health.started(False)
-    drain(0).resume()
+    if draining():
+        drain(0).resume()
 
 
 def ask(server: Server, path: str, method: str = "GET", **headers: str) -> tuple[int, str, str]:
