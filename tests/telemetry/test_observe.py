@@ -16,6 +16,7 @@ import random
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ from resilient import (
 from resilient.engine.isolation import broken
 from resilient.engine.reported import all_readings
 from resilient.telemetry import tally
+from resilient.telemetry.swallowed import standard_logger
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted, each
 
@@ -1088,6 +1090,93 @@ def test_an_audit_reports_events_of_a_level_that_is_not_shown(
     written = capsys.readouterr().err.splitlines()
     assert [line.startswith(f"{name}_s") for line in written] == [True, True]
     assert all(line.endswith("audit_failure=InvalidUse") for line in written)
+
+
+class FullDisk(logging.Handler):
+    """A handler as those of logging are: what goes wrong in it is nobody's business."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reported: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            raise OSError("no space left on device")
+        except OSError:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        self.reported.append(record.getMessage().split(" ")[0])
+
+
+def by_an_adapter(logger: logging.Logger) -> Any:
+    return logging.LoggerAdapter(logger, {})
+
+
+def by_structlog(logger: logging.Logger) -> Any:
+    return structlog.wrap_logger(
+        logger,
+        processors=[structlog.stdlib.render_to_log_kwargs],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+
+
+def by_itself(logger: logging.Logger) -> Any:
+    return logger
+
+
+WAYS_TO_LOGGING = {"logging": by_itself, "an adapter": by_an_adapter, "structlog": by_structlog}
+
+
+@pytest.fixture
+def own_logger() -> logging.Logger:
+    """A logger of a tree of its own, which shows everything and has no handler yet."""
+    return logging.Manager(logging.RootLogger(logging.INFO)).getLogger("shop.audit")
+
+
+@each("way", WAYS_TO_LOGGING)
+def test_an_audit_hears_of_what_a_handler_swallows(
+    capsys: pytest.CaptureFixture[str], own_logger: logging.Logger, way: Any
+) -> None:
+    """A handler of logging tells nobody of a full disk; the audit counts and writes each event."""
+    handler = FullDisk()
+    assert own_logger.parent is not None
+    own_logger.parent.addHandler(handler)
+    name = f"swallowed on the way of {way.__name__}"
+    assert observe(name, audit=True, logger=way(own_logger))(plain)("book") == "book"
+    assert reading("audit_failures", name) == 2
+    written = capsys.readouterr().err.splitlines()
+    assert [line.rpartition(" ")[2] for line in written] == ["audit_failure=OSError"] * 2
+    # The handler still does with its errors what it did, and nobody else hears of them.
+    assert observe("no audit", logger=way(own_logger))(plain)("book") == "book"
+    assert len(handler.reported) == 4
+    assert reading("audit_failures", name) == 2
+
+
+@each("way", WAYS_TO_LOGGING)
+def test_an_audit_reports_events_that_no_handler_takes(
+    capsys: pytest.CaptureFixture[str], own_logger: logging.Logger, way: Any
+) -> None:
+    """Whether there is no handler at all, or none for that level, and until there is one."""
+    name = f"untaken on the way of {way.__name__}"
+    call = observe(name, audit=True, logger=way(own_logger))(plain)
+    call("book")
+    assert reading("audit_failures", name) == 2
+    quiet, taking = logging.NullHandler(logging.WARNING), logging.NullHandler()
+    own_logger.addHandler(quiet)
+    call("book")
+    assert reading("audit_failures", name) == 4
+    own_logger.addHandler(taking)
+    call("book")
+    assert reading("audit_failures", name) == 4
+    assert len(capsys.readouterr().err.splitlines()) == 4
+
+
+def test_a_logger_that_wraps_itself_is_no_logger_of_logging() -> None:
+    """Whoever looks for the innermost one comes to an end."""
+    ring = SimpleNamespace()
+    ring.logger = ring
+    assert standard_logger(ring) is None
 
 
 def test_an_audit_survives_a_standard_error_that_fails(

@@ -10,11 +10,13 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, final
 
 import structlog
 
 from resilient.errors import InvalidSetting, InvalidUse
+from resilient.telemetry.swallowed import heard, is_shown, standard_logger
 
 __all__ = ["LEVELS", "RESERVED", "Log", "rendered"]
 
@@ -33,7 +35,16 @@ _PLAIN = re.compile(r"[\w.:/@+%-]+")
 class Log:
     """A logger by name, or one that a user has made, with the methods for each level at hand."""
 
-    __slots__ = ("_by_structlog", "_config", "_given", "_methods", "_name", "_shows", "_streams")
+    __slots__ = (
+        "_by_structlog",
+        "_config",
+        "_given",
+        "_methods",
+        "_name",
+        "_shows",
+        "_standard",
+        "_streams",
+    )
 
     def __init__(self, name: str, given: Any = None) -> None:
         """Take `given`, a logger of either library, or find the one of `name` when needed."""
@@ -47,6 +58,7 @@ class Log:
         self._config: Mapping[str, Any] = {}
         self._streams: tuple[Any, Any] = (None, None)
         self._shows: Callable[[int], bool] = bool
+        self._standard: logging.Logger | None = None
         self._methods: dict[str, Callable[..., object]] = {}
 
     def tell(self, level: str, event: str, fields: Mapping[str, Any]) -> None:
@@ -56,12 +68,14 @@ class Log:
         self._methods[level](event, **fields)
 
     def tell_for_sure(self, level: str, event: str, fields: Mapping[str, Any]) -> None:
-        """Log one event, or raise if the logger is set not to show events of that level."""
+        """Log one event, or raise if the logger does not show it, or a handler cannot take it."""
         if not self._is_bound():
             self._bind()
-        if not self._shows(getattr(logging, level.upper())):
+        number, standard = getattr(logging, level.upper()), self._standard
+        if not self._shows(number) or not (standard is None or is_shown(standard, number)):
             raise InvalidUse(f"the logger is set not to show events of level {level}")
-        self._methods[level](event, **fields)
+        with nullcontext() if standard is None else heard(standard):
+            self._methods[level](event, **fields)
 
     def _is_bound(self) -> bool:
         """Whether structlog is configured as it was, and would write to where it did."""
@@ -84,11 +98,13 @@ class Log:
             logger = structlog.get_logger(self._name)
         elif logger is None:
             logger = logging.getLogger(self._name)
+        bind = getattr(logger, "bind", None)
+        if bind is not None:
+            logger = bind()
+            logger = getattr(logger, "sync_bl", logger)  # of one whose methods are coroutines
+        self._standard = standard_logger(logger)
         if isinstance(logger, logging.Logger | logging.LoggerAdapter):
             logger = _Standard(logger)
-        elif hasattr(logger, "bind"):
-            logger = logger.bind()
-            logger = getattr(logger, "sync_bl", logger)  # of one whose methods are coroutines
         self._shows = _level_check(logger)
         # Last comes what another thread looks at before it takes a method.
         self._methods = {level: getattr(logger, level) for level in LEVELS}
