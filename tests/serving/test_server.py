@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import http.client
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
@@ -24,6 +26,7 @@ from resilient import (
     health,
     serve,
 )
+from resilient.serving import pages
 from resilient.serving.server import Server
 from tests.doubles import Scripted
 
@@ -274,14 +277,17 @@ def test_nothing_can_be_changed_over_the_pages(server: Server, method: str) -> N
     assert ask(server, "/metrics", method=method)[0] == 405
 
 
-def test_what_comes_with_a_refused_request_is_no_request_of_its_own(server: Server) -> None:
+@pytest.mark.parametrize(("method", "expected"), [("POST", 405), ("GET", 200)])
+def test_what_comes_with_a_request_is_no_request_of_its_own(
+    server: Server, method: str, expected: int
+) -> None:
     """A body that nobody reads is not taken for what is asked next on the same connection."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
     with closing(connection):
-        connection.request("POST", "/metrics", body="GET /health/live HTTP/1.1\r\n\r\n")
+        connection.request(method, "/metrics", body="GET /health/live HTTP/1.1\r\n\r\n")
         response = connection.getresponse()
         response.read()
-        assert (response.status, response.getheader("Connection")) == (405, "close")
+        assert (response.status, response.getheader("Connection")) == (expected, "close")
         connection.request("GET", "/health/live")
         assert connection.getresponse().status == 200
 
@@ -308,6 +314,53 @@ def test_many_can_ask_at_once(server: Server) -> None:
     for thread in threads:
         thread.join()
     assert answers == [200] * 20
+
+
+class Hanging:
+    """A collector that hangs, and that hung scrapes come to."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+        self.go_on = threading.Event()
+
+    def collect(self) -> list[Any]:
+        self.begun.release()
+        self.go_on.wait()
+        return []
+
+
+def test_scrapes_that_hang_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collector that hangs holds a few threads, though Prometheus comes again and again."""
+    monkeypatch.setattr(pages, "PATIENCE", 0.01)
+    registry, hanging = CollectorRegistry(), Hanging()
+    server = serve(port=0, registry=registry)
+    registry.register(hanging)  # type: ignore[arg-type]
+    with ThreadPoolExecutor() as prometheus:
+        scrapes = [prometheus.submit(ask, server, "/metrics") for _ in range(pages.MOST_SCRAPES)]
+        for _ in scrapes:
+            hanging.begun.acquire()
+        code, _, body = ask(server, "/metrics")
+        assert (code, body) == (503, "too many scrapes at once\n")
+        assert ask(server, "/health/live")[0] == 200
+        hanging.go_on.set()
+        assert [one.result()[0] for one in scrapes] == [200] * pages.MOST_SCRAPES
+    assert ask(server, "/metrics")[0] == 200
+    server.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_scrape_that_hangs_at_a_fork_takes_no_place_in_the_child() -> None:
+    """A forked worker has all places for scrapes, and nobody of its parent to wait for."""
+    for _ in range(pages.MOST_SCRAPES):
+        pages._places.acquire()
+    try:
+        child = os.fork()
+        if not child:
+            answer = pages.page("GET", "/metrics", registry=CollectorRegistry())
+            os._exit(0 if answer.status == 200 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        pages._places.release(pages.MOST_SCRAPES)
 
 
 def test_it_listens_on_this_machine_only_and_not_after_it_is_closed() -> None:

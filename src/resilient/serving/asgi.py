@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from prometheus_client import REGISTRY
 
 from resilient.engine import clock
-from resilient.serving.pages import METRICS, Page, page
+from resilient.serving.pages import METRICS, MOST_SCRAPES, Page, page
 from resilient.telemetry.metrics import register_metrics
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-#: As many scrapes are answered at once; more of them mean that a collector hangs.
-MOST_SCRAPES = 4
 
 
 def asgi_app(*, registry: CollectorRegistry = REGISTRY) -> ASGIApp:

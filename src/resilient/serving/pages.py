@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
+from threading import Semaphore
 from typing import TYPE_CHECKING, final
 
 from prometheus_client import REGISTRY
@@ -17,11 +19,15 @@ from resilient.telemetry.metrics import exposition
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-__all__ = ["METRICS", "Page", "is_page", "mount_point", "page"]
+__all__ = ["METRICS", "MOST_SCRAPES", "Page", "is_page", "mount_point", "page"]
 
 METRICS = "/metrics"
 _ALL = (METRICS, *health.PATHS, "/startupz", "/readyz", "/livez")
 _TEXT = "text/plain; charset=utf-8"
+#: As many scrapes are answered at once; more of them mean that a collector hangs.
+MOST_SCRAPES = 4
+#: Seconds that another one waits for its turn.
+PATIENCE = 1.0
 
 
 @final
@@ -96,5 +102,21 @@ def _found(
 ) -> tuple[int, str, bytes] | None:
     if path != METRICS:
         return health.page(path, query)
-    body, kind = exposition(accept, registry)
+    places = _places
+    if not places.acquire(timeout=PATIENCE):
+        return 503, _TEXT, b"too many scrapes at once\n"
+    try:
+        body, kind = exposition(accept, registry)
+    finally:
+        places.release()
     return 200, kind, body
+
+
+def _begin_anew() -> None:
+    # The scrapes of a parent are not under way in a forked child.
+    global _places
+    _places = Semaphore(MOST_SCRAPES)
+
+
+_places = Semaphore(MOST_SCRAPES)
+os.register_at_fork(after_in_child=_begin_anew)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "serve"]
 
+#: The headers that announce a body.
+_BODY = {"content-length", "transfer-encoding"}
+
 
 @final
 class Server:
@@ -98,7 +101,7 @@ class _Pages(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         for name, value in answer.headers:
             self.send_header(name, value)
-        if self.command not in ("GET", "HEAD"):
+        if self.command not in ("GET", "HEAD") or _BODY & {name.lower() for name in self.headers}:
             self.send_header("Connection", "close")  # a body, if there is one, is not read
         self.end_headers()
         self.wfile.write(answer.body)
