@@ -1,17 +1,12 @@
-"""Applications for the tests of several processes: they call one dependency, and count."""
+"""An application for the tests of several processes: it calls one dependency, and counts."""
 
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from prometheus_client import Counter
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
 
-from resilient import ASGIMiddleware, CircuitBreaker, register_metrics, with_fallback
+from resilient import CircuitBreaker, register_metrics, with_fallback
 from resilient.telemetry.metrics import exposition
 
 register_metrics(publish_every=float(os.environ["PUBLISH_EVERY"]))
@@ -43,12 +38,3 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
     ask(fails=environ["PATH_INFO"] == "/fail")
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [str(os.getpid()).encode()]
-
-
-async def answer(_: Request) -> PlainTextResponse:
-    """Call the dependency and answer with the process."""
-    ask(fails=False)
-    return PlainTextResponse(str(os.getpid()))
-
-
-asgi_app = Starlette(routes=[Route("/", answer)], middleware=[Middleware(ASGIMiddleware)])
