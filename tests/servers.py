@@ -289,7 +289,7 @@ class PostgresServer(Server):
 
 
 class PrometheusServer(Server):
-    """A Prometheus that scrapes the given addresses, each twice a second."""
+    """A Prometheus that scrapes the given addresses, each five times a second."""
 
     name = "prometheus"
     ready = "eady to receive web requests"
@@ -314,7 +314,7 @@ class PrometheusServer(Server):
 
     def _command(self) -> list[str]:
         scraped = [{"job_name": "tests", "static_configs": [{"targets": list(self._targets)}]}]
-        settings = {"global": {"scrape_interval": "500ms"}, "scrape_configs": scraped}
+        settings = {"global": {"scrape_interval": "200ms"}, "scrape_configs": scraped}
         file = self._folder / "prometheus.yml"
         file.write_text(json.dumps(settings))  # JSON is YAML too
         return [

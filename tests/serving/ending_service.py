@@ -9,6 +9,7 @@ import asyncio
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import flask
@@ -20,16 +21,19 @@ import resilient
 import resilient.integrations.flask
 import resilient.integrations.starlette
 
-SECONDS = 0.7
+#: A slow request is finished when this file is there.
+DONE = Path(os.environ["DONE"])
 
 
 async def slow(request: Any) -> PlainTextResponse:
-    await asyncio.sleep(SECONDS)
+    while not DONE.exists():
+        await asyncio.sleep(0.01)
     return PlainTextResponse("finished")
 
 
 def slow_too() -> str:
-    time.sleep(SECONDS)
+    while not DONE.exists():
+        time.sleep(0.01)
     return "finished"
 
 

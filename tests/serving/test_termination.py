@@ -34,11 +34,15 @@ class EndingService(Server):
     name = "service"
     ready = "unning on "
 
-    def __init__(self, *command: str) -> None:
+    def __init__(self, done: Path, *command: str) -> None:
         super().__init__()
         self._arguments = command
         self.ops_port = free_port()
-        self.environment = {"OPS_PORT": str(self.ops_port), "PYTHONPATH": str(SERVICE.parent)}
+        self.environment = {
+            "OPS_PORT": str(self.ops_port),
+            "PYTHONPATH": str(SERVICE.parent),
+            "DONE": str(done),
+        }
         if "gunicorn" in command:
             self.ready = "Booting worker"
 
@@ -100,10 +104,11 @@ class EndingService(Server):
     },
 )
 def test_what_is_in_flight_is_finished_while_probes_are_told(
-    command: tuple[str, ...], status: int
+    tmp_path: Path, command: tuple[str, ...], status: int
 ) -> None:
     """From the signal on the service is not ready, stays live, and ends when its request has."""
-    with EndingService(*command) as service, ThreadPoolExecutor() as clients:
+    done = tmp_path / "done"
+    with EndingService(done, *command) as service, ThreadPoolExecutor() as clients:
         service.until("/health/ready", 200)
         service.until("/health/startup", 200)
         answer = clients.submit(service.get, "/slow")
@@ -112,6 +117,7 @@ def test_what_is_in_flight_is_finished_while_probes_are_told(
         service.until("/health/ready", 503)
         assert service.get("/health/live", ops=True)[0] == 200
         assert not answer.done()
+        done.touch()
         assert answer.result(PATIENCE) == (200, "finished")
         assert service.exit_status() == status
 

@@ -1,6 +1,7 @@
 """A service for probes: told over stdin what is to go wrong, it serves its pages on a thread.
 
-Commands: "started", "<dependency> up|down|hang", "block <seconds>", "stick", "unstick", "work <s>".
+Commands: "started", "starting", "<dependency> up|down|hang", "block <seconds>", "stick", "unstick",
+"work", "finish".
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from resilient import Dependency, circuit_breaker, health, unit_of_work
 
 SECONDS_BLOCKED = 0.5
 moods = {"payments": "up", "reviews": "up", "stock": "up"}
-sticks = threading.Event()
+sticks, finishes = threading.Event(), threading.Event()
 
 
 def ask(name: str) -> str:
@@ -57,10 +58,11 @@ def consume() -> None:
         time.sleep(0.02)
 
 
-async def work(seconds: float) -> None:
-    """Be a request that takes long."""
+async def work() -> None:
+    """Be a request that takes long, until it is told to finish."""
     async with unit_of_work():
-        await asyncio.sleep(seconds)
+        while not finishes.is_set():
+            await asyncio.sleep(0.01)
     print("worked", flush=True)
 
 
@@ -72,10 +74,14 @@ def obey(loop: asyncio.AbstractEventLoop) -> None:
             moods[what] = how[0]
         elif what == "started":
             health.started()
+        elif what == "starting":
+            health.started(False)
         elif what == "block":
             loop.call_soon_threadsafe(time.sleep, float(how[0]))
         elif what == "work":
-            asyncio.run_coroutine_threadsafe(work(float(how[0])), loop)
+            asyncio.run_coroutine_threadsafe(work(), loop)
+        elif what == "finish":
+            finishes.set()
         else:
             (sticks.set if what == "stick" else sticks.clear)()
 
