@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Generator
@@ -26,10 +27,10 @@ from resilient import (
     queued,
     with_fallback,
 )
-from resilient.engine.reported import all_conditions, all_readings
+from resilient.engine.reported import Condition, all_conditions, all_readings
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted, each
-from tests.outbox.conftest import MakeOutbox
+from tests.outbox.conftest import MakeOutbox, wait_until
 
 NOTHING = '{"args":[],"kwargs":{}}'
 
@@ -197,9 +198,8 @@ def test_a_corrupt_file_is_named_with_the_way_out(make_outbox: MakeOutbox) -> No
     outbox.path.write_bytes(b"no database" * 1000)
     with pytest.raises(OutboxError, match=r"outbox\.db: broken .* move it away .* \.recover"):
         outbox.put(NewCall("charge", NOTHING))
-    (condition,) = outbox.conditions()
-    assert condition.status == "warn"
-    assert "broken" in condition.details["output"]
+    wait_until(lambda: "broken" in condition_of(outbox).details["output"])
+    assert condition_of(outbox).status == "warn"
     outbox.path.rename(outbox.path.with_suffix(".broken"))
     outbox.put(NewCall("charge", NOTHING))
 
@@ -230,6 +230,43 @@ def test_a_call_is_not_acknowledged_if_the_file_goes_while_it_is_put(
 
     with pytest.raises(OutboxError, match="moved away or deleted"):
         outbox.table.database.write(put)
+
+
+def condition_of(outbox: Outbox) -> Condition:
+    (condition,) = outbox.conditions()
+    return condition
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_health_waits_for_no_file_that_hangs(
+    make_outbox: MakeOutbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first question on it is looked at in the background, by one thread at most."""
+    outbox = make_outbox()
+    outbox.put(NewCall("charge", NOTHING))
+    looking, goes_on, depth = threading.Semaphore(0), threading.Event(), outbox.table.depth
+
+    def hang() -> Any:
+        looking.release()
+        goes_on.wait()
+        return depth()
+
+    monkeypatch.setattr(type(outbox.table), "depth", lambda _: hang())
+    monkeypatch.setattr(sys.modules[Outbox.__module__], "_FRESH_SECONDS", -1)  # each time anew
+    for _ in range(10):
+        assert condition_of(outbox).status == "warn"
+        assert condition_of(outbox).details["output"] == "not looked at yet"
+    looking.acquire()
+    child = os.fork()
+    if not child:  # where nobody is looking, whoever does in the parent
+        outbox._looks_in or os._exit(2)
+        condition_of(outbox)
+        os._exit(0 if looking.acquire(timeout=10) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not looking.acquire(blocking=False)
+    goes_on.set()
+    wait_until(lambda: condition_of(outbox).status == "pass")
+    assert condition_of(outbox).details["observedValue"] == 1
 
 
 def _fill_the_disk(path: Path, answers: Any) -> None:

@@ -30,18 +30,11 @@ from resilient import (
 from resilient.engine import signals
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted, calls
-from tests.outbox.conftest import MakeOutbox
+from tests.outbox.conftest import MakeOutbox, wait_until
 
 
 class Declined(Exception):
     """An answer that is no failure of who gives it."""
-
-
-def wait_until(condition: Any, seconds: float = 10.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come to that"
-        time.sleep(0.005)
 
 
 def test_a_queued_call_is_made_with_the_arguments_of_its_caller(outbox: Outbox) -> None:

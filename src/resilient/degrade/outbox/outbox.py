@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -115,6 +116,8 @@ class Outbox(Reported):
         self._trouble: str | None = None
         self._refused: tuple[float, str] | None = None
         self._looked: float | None = None
+        #: The process in which somebody is looking how full it is, for those who do not wait.
+        self._looks_in = 0
         _names.claim(self.name, self)
         self.report()
 
@@ -299,6 +302,7 @@ class Outbox(Reported):
         """Read how full it is, if that can be done."""
         known = self._depth or Depth(0, 0, None, clock.now())
         if not self.path.exists():  # nothing was ever put, and looking makes no file
+            self._depth = known = Depth(0, 0, None, clock.now())
             return known
         try:
             self._depth, self._trouble = self.table.depth(), None
@@ -307,6 +311,22 @@ class Outbox(Reported):
             self._trouble = str(error)
         return self._depth or known
 
+    def _look_again(self) -> None:
+        """Look in the background, if nobody does: a locked file must not hold up a probe."""
+        with self._lock:
+            if self._looks_in == os.getpid():  # not the parent of this process, at a fork
+                return
+            self._looks_in = os.getpid()
+
+        def look() -> None:
+            try:
+                self._look()
+            finally:
+                self._looks_in = 0
+
+        if not clock.current.background(look):
+            self._looks_in = 0
+
     def readings(self) -> Iterable[Reading]:
         """Return how many calls wait and are dead, and what calls came to."""
         return readings_of(self.name, self._look(), self.replayed)
@@ -314,19 +334,17 @@ class Outbox(Reported):
     def conditions(self) -> Iterable[Condition]:
         """Return a warning if calls are dead, too many, or too old."""
         now = clock.now()
-        if self._looked is None:
+        if self._looked is None or now - self._looked > _FRESH_SECONDS:
             self._looked = now
-            self._look()
-        elif now - self._looked > _FRESH_SECONDS:
-            self._looked = now
-            clock.current.background(self._look)
+            self._look_again()
         refused = self._refused
         if refused is not None and now - refused[0] > _REFUSED_SECONDS:
             refused = None
+        unknown = "not looked at yet" if self._depth is None else None
         yield condition_of(
             self.name,
             self._depth or Depth(0, 0, None, now),
-            self._trouble or (None if refused is None else refused[1]),
+            self._trouble or (unknown if refused is None else refused[1]),
             most_waiting=self.warn_waiting,
             oldest=self.warn_oldest,
         )
