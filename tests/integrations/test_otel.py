@@ -141,6 +141,25 @@ def test_without_a_span_that_records_nothing_is_built(telemetry: Telemetry) -> N
     assert telemetry.events() == []
 
 
+class Untouched(dict[str, Any]):
+    """The fields of an event that nobody may look at."""
+
+    def items(self) -> Any:
+        raise AssertionError("something was built of it")
+
+
+def test_without_a_span_that_records_nothing_is_paid_for(telemetry: Telemetry) -> None:
+    """An event is not even looked at, unless there is a span to say it on."""
+    assert otel._installed is not None
+    tell, fields = otel._installed.tell, Untouched(dependency="shop", tier="default")
+    tell("resilient.fallback_served", fields)
+    silent = TracerProvider(sampler=ALWAYS_OFF).get_tracer("tests")
+    with silent.start_as_current_span("request"):
+        tell("resilient.fallback_served", fields)
+    with telemetry.tracer.start_as_current_span("request"), pytest.raises(AssertionError):
+        tell("resilient.fallback_served", fields)
+
+
 def test_after_uninstalling_nothing_is_told(telemetry: Telemetry) -> None:
     """`uninstall` takes the listener away, and metrics stop."""
     before = signals._listeners
