@@ -331,6 +331,68 @@ print(exposition()[0].decode())
     assert [page[CALLS] for page in pages] == [1, 2]
 
 
+KILLED_WHILE_FORGETTING = """
+import os
+from pathlib import Path
+from resilient import circuit_breaker, register_metrics
+from resilient.telemetry.ended import forget
+from resilient.telemetry.metrics import exposition
+
+register_metrics(publish_every=600)
+ask = circuit_breaker("upstream", fail_max=9)(lambda: "answer")
+
+def in_a_child(function):
+    child = os.fork()
+    if not child:
+        function()
+        os._exit(0)
+    os.waitpid(child, 0)
+    return child
+
+def work():
+    ask()
+    exposition()
+
+def killed_at(step, suffix):
+    done = getattr(Path, step)
+
+    def be_killed(self, *args, **kwargs):
+        if self.suffix == suffix:
+            os._exit(9)
+        return done(self, *args, **kwargs)
+
+    setattr(Path, step, be_killed)
+
+ask()
+for _ in range(2):  # the first that has ended, and one after it
+    ended = in_a_child(work)
+    def be_killed():
+        killed_at(STEP)
+        forget(ended, os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    in_a_child(be_killed)
+    print(exposition()[0].decode(), end="# END\\n")
+left = sorted(file.name for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).iterdir())
+assert not any(str(ended) in name or name.endswith(".sum") for name in left), left
+"""
+
+
+@each(
+    "step, suffix",
+    {
+        "before the sum is there": ("replace", ".draft"),
+        "before its part is gone": ("unlink", ".db"),
+        "before it is in its place": ("replace", ".sum"),
+    },
+)
+def test_who_is_killed_while_it_forgets_another_loses_no_count(
+    tmp_path: Path, step: str, suffix: str
+) -> None:
+    """The next page carries on: what the ended worker has counted is in the sum, once."""
+    program = KILLED_WHILE_FORGETTING.replace("STEP", f"{step!r}, {suffix!r}")
+    pages = [samples(page) for page in run(program, tmp_path).split("# END\n") if page]
+    assert [page[CALLS] for page in pages] == [2, 3]
+
+
 def is_running(pid: str) -> bool:
     return Path("/proc", pid).exists()
 

@@ -39,21 +39,28 @@ def forget_ended(path: str) -> None:
     for pid in {int(file["pid"]) for file in files if file is not None}:
         if not _is_running(pid):
             forget(pid, path)
+    if _begun(path):
+        with _lock(path, alone=True):
+            _finish(path)
 
 
 def forget(pid: int, path: str) -> None:
     """Keep what the ended process `pid` has counted, in the file of all that have ended."""
     with _lock(path, alone=True):
+        _finish(path)
         mark_process_dead(pid, path)  # type: ignore[no-untyped-call]
         for kind in _COUNTING:
             own = Path(path, f"{kind}_{pid}.db")
             if own.exists():
-                _add(own, Path(path, f"{kind}_ended.db"))
+                sum_ = _sum(own, Path(path, f"{kind}_ended.db"))
+                # Whoever is killed here leaves the sum and its part, and the sum is made again;
                 own.unlink()
+                # and here the sum alone, which then takes its place.
+                sum_.replace(_place(sum_))
 
 
-def _add(own: Path, everybody: Path) -> None:
-    """Add the values in one file to those in another, which is replaced at once or not at all."""
+def _sum(own: Path, everybody: Path) -> Path:
+    """Return a file with the values of both, complete from the moment at which it is there."""
     draft = everybody.with_suffix(".draft")
     if everybody.exists():
         shutil.copyfile(everybody, draft)
@@ -65,7 +72,25 @@ def _add(own: Path, everybody: Path) -> None:
         there, _ = values.read_value(key)
         values.write_value(key, there + value, 0.0)
     values.close()
-    draft.replace(everybody)
+    return draft.replace(own.with_suffix(".sum"))
+
+
+def _place(sum_: Path) -> Path:
+    return sum_.with_name(f"{sum_.stem.partition('_')[0]}_ended.db")
+
+
+def _begun(path: str) -> list[Path]:
+    """Return the sums that somebody has made, and has not put in their places."""
+    return list(Path(path).glob("*.sum"))
+
+
+def _finish(path: str) -> None:
+    """Carry on for whoever was killed while forgetting: no count is lost, and none is twice."""
+    for sum_ in _begun(path):
+        if sum_.with_suffix(".db").exists():
+            sum_.unlink()
+        else:
+            sum_.replace(_place(sum_))
 
 
 def _is_running(pid: int) -> bool:
