@@ -259,7 +259,6 @@ def test_health_waits_for_no_file_that_hangs(
     looking.acquire()
     child = os.fork()
     if not child:  # where nobody is looking, whoever does in the parent
-        outbox._looks_in or os._exit(2)
         condition_of(outbox)
         os._exit(0 if looking.acquire(timeout=10) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

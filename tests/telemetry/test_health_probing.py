@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, final
@@ -81,7 +81,7 @@ class Probed:
 
 
 @contextmanager
-def started() -> Iterator[Probed]:
+def started() -> Generator[Probed]:
     """A service that has begun and is ready."""
     with subprocess.Popen(
         [sys.executable, "-W", "error", str(SERVICE)],
