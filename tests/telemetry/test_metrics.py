@@ -9,6 +9,7 @@ import gc
 import importlib
 import threading
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -277,3 +278,15 @@ def test_what_comes_back_begins_at_zero(virtual_time: VirtualTime) -> None:
         del guarded
         gc.collect()
         assert series("comes back") == {}
+
+
+def test_a_block_that_outlives_the_clock_of_its_test_took_no_negative_time() -> None:
+    """Prometheus refuses a page with a sum that falls, also that of somebody else's test."""
+    with VirtualTime() as virtual, ExitStack() as block:
+        virtual.advance(100)
+        block.enter_context(circuit_breaker("outlives its clock", fail_max=9))
+        outliving = block.pop_all()
+    outliving.close()
+    seen = series("outlives its clock")
+    assert seen["resilient_call_duration_seconds_count"] == 1
+    assert seen["resilient_call_duration_seconds_sum"] == 0
