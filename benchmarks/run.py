@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.bars import bars
 from benchmarks.charts import draw
+from benchmarks.costs import README, readme_with
 from benchmarks.facts import facts
 from benchmarks.findings import FULL, QUICK, measured
 from benchmarks.markdown import amount, markdown, page_with
@@ -63,6 +64,7 @@ def render(report: Report) -> None:
     """Put the tables and their charts into the documentation."""
     page = page_with(PAGE.read_text(encoding="utf-8"), report, pictures=PICTURES.name)
     PAGE.write_text(page, encoding="utf-8")
+    README.write_text(readme_with(README.read_text(encoding="utf-8"), report), encoding="utf-8")
     draw(report, PICTURES)
 
 

@@ -14,12 +14,14 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+import picture
 import report
 from faults import PLAN, Fault
 from load import drive
@@ -157,6 +159,8 @@ async def main(options: argparse.Namespace) -> int:
         await demo.carry_out(PLAN[: options.faults], options.seconds_per_fault)
         promises = verdict(demo.run)
         print(report.of(demo.run, promises), flush=True)
+        if options.picture is not None:
+            picture.write(demo.run, options.picture)
         if options.serve:
             with suppress(asyncio.CancelledError):  # Ctrl-C is how this is meant to end
                 await demo.serve_on()
@@ -189,6 +193,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--serve", action="store_true", help="keep it running until Ctrl-C")
     parser.add_argument("--seconds-per-fault", type=float, default=7.0, metavar="SECONDS")
     parser.add_argument("--faults", type=int, choices=range(1, len(PLAN) + 1), default=len(PLAN))
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the run as an SVG")
     return parser.parse_args()
 
 

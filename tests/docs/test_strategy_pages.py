@@ -19,6 +19,9 @@ PAGES = {
     for page in sorted((ROOT / "docs" / "strategies").glob("*.md"))
     if page.stem != "index"
 }
+#: Tiers, and what is observed: on pages with more to say, which have the same parts among others.
+OTHERS = ("caching", "failover", "outbox", "events")
+ALL = PAGES | {name: (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in OTHERS}
 STRATEGIES = {
     "timeout",
     "deadline",
@@ -44,13 +47,14 @@ TABLE = re.compile(
 ROW = re.compile(r"^\| `(\w+)` \| ([^|]+) \|", re.MULTILINE)
 DEPENDING = re.compile(r"^\| when \|(.*)\|\n\|[-|]+\n((?:\|.*\n)+)", re.MULTILINE)
 each_page = pytest.mark.parametrize("page", PAGES)
+each_of_all = pytest.mark.parametrize("page", ALL)
 
 
 def tables() -> list[Any]:
     """Return each table of settings: of what, and the default that it states for each."""
     return [
         pytest.param(name, dict(ROW.findall(rows)), id=f"{page}: {name}")
-        for page, text in PAGES.items()
+        for page, text in ALL.items()
         for name, rows in TABLE.findall(text)
     ]
 
@@ -74,7 +78,7 @@ def names_of_tests() -> set[str]:
 
 def section(page: str, heading: str) -> str:
     """Return what stands under `heading`."""
-    return PAGES[page].split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return ALL[page].split(f"\n## {heading}\n")[1].split("\n## ")[0]
 
 
 def test_each_strategy_has_a_page() -> None:
@@ -88,13 +92,21 @@ def test_every_page_has_the_same_headings_and_dangers_come_first(page: str) -> N
     assert re.findall(r"^## (.*)$", PAGES[page], re.MULTILINE) == HEADINGS
 
 
-@each_page
+@pytest.mark.parametrize("page", OTHERS)
+def test_the_pages_of_tiers_and_events_have_the_same_parts(page: str) -> None:
+    """They begin with the dangers, and have all parts but the one example, in the same order."""
+    found = re.findall(r"^## (.*)$", ALL[page], re.MULTILINE)
+    assert found[0] == HEADINGS[0]
+    assert [one for one in found if one in HEADINGS] == [one for one in HEADINGS if one != "In use"]
+
+
+@each_of_all
 def test_every_page_shows_its_settings_a_drawing_and_what_not_to_do(page: str) -> None:
     """No heading stands there for nothing."""
     assert TABLE.search(section(page, "Defaults"))
     assert "```text\n" in section(page, "How it goes")
-    assert "```python\n" in section(page, "In use")
     assert "```python\n" in section(page, "Anti-patterns")
+    assert page in OTHERS or "```python\n" in section(page, "In use")
 
 
 @pytest.mark.parametrize(("name", "defaults"), tables())
@@ -138,7 +150,7 @@ def test_three_attempts_are_the_default_as_the_page_says() -> None:
     assert resilient.retry(on=ValueError).attempts == 3
 
 
-@each_page
+@each_of_all
 def test_every_event_on_a_page_exists(page: str) -> None:
     """No page names an event that is never told."""
     named = set(re.findall(r"`(resilient\.[a-z_]+)`", section(page, "Events and metrics")))
@@ -147,12 +159,23 @@ def test_every_event_on_a_page_exists(page: str) -> None:
 
 def test_every_metric_on_the_pages_is_scraped() -> None:
     """No page names a metric that is not on the page that Prometheus reads."""
-    named = set(re.findall(r"\bresilient_[a-z_]+", "".join(PAGES.values())))
+    parts = [section(page, "Events and metrics") for page in ALL]
+    named = set(re.findall(r"\bresilient_[a-z_]+", "".join([*PAGES.values(), *parts])))
     assert named
-    assert named <= set(shown())
+    elsewhere = {
+        name
+        for name in named
+        if name.startswith(("resilient_outbox", "resilient_failo", "resilient_audit"))
+    }
+    assert named - elsewhere <= set(shown())
+    metrics = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "src").rglob("*.py"))
+    assert all(
+        f'"{name.removeprefix("resilient_").removesuffix("_total")}"' in metrics
+        for name in elsewhere
+    )
 
 
-@each_page
+@each_of_all
 def test_what_happens_under_threads_and_the_like_names_its_tests(page: str) -> None:
     """Each of the four is spoken of, and each statement names tests that there are."""
     items = section(page, HEADINGS[-1]).strip().split("\n- ")

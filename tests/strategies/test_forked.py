@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from resilient import (
     CircuitOpen,
@@ -14,7 +15,10 @@ from resilient import (
     cached,
     circuit_breaker,
     deadline,
+    failover_to,
+    observe,
     rate_limit,
+    register_metrics,
     remaining,
     with_fallback,
 )
@@ -90,3 +94,33 @@ def test_a_forked_child_keeps_answers_of_its_own() -> None:
 
     assert holds_in_a_child(lambda: [ask(), ask(), ask()] == ["first", "second", "second"])
     assert ask() == "first"
+
+
+def test_a_forked_child_fails_over_by_itself() -> None:
+    """It asks first whom its parent asked, and what it finds is not its parent's business."""
+    replica = Scripted("replica", "replica", ConnectionError)
+    load = failover_to(replica, switch_after=1)(Scripted(ConnectionError, "primary"))
+    assert load() == "replica"
+    assert holds_in_a_child(lambda: [load(), load()] == ["replica", "primary"])
+    assert load() == "replica"
+
+
+def succeeded(event: str) -> float | None:
+    """Return how often `event` has succeeded, as Prometheus would read it."""
+    registry = CollectorRegistry()
+    register_metrics(registry)
+    labels = {"event": event, "outcome": "succeeded"}
+    return registry.get_sample_value("resilient_events_total", labels)
+
+
+def test_a_forked_child_counts_events_of_its_own() -> None:
+    """It counts on from where its parent was, and what it counts is not counted there."""
+    work = observe("forked_work", started=False)(Scripted("done", "done"))
+    work()
+
+    def claim() -> bool:
+        work()
+        return succeeded("forked_work") == 2
+
+    assert holds_in_a_child(claim)
+    assert succeeded("forked_work") == 1
