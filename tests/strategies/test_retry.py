@@ -456,6 +456,28 @@ def test_ten_successes_of_the_fast_lane_pay_for_one_retry(virtual_time: VirtualT
     assert ask.calls == 13
 
 
+def test_successes_of_all_who_share_a_budget_are_in_it_when_one_of_them_asks(
+    virtual_time: VirtualTime,
+) -> None:
+    """What one function has put in by succeeding, another may take out at once."""
+    budget = RetryBudget(size=1, per_success=0.5)
+    assert budget.take()
+    well = retry(on=ConnectionError, budget=budget)(lambda: "answer")
+    for _ in range(2):
+        well()
+    ask = Scripted(ConnectionError, "answer")
+    assert retry(on=ConnectionError, budget=budget)(ask)() == "answer"
+    assert budget.left == 0.5
+
+
+def test_what_is_left_of_a_budget_counts_each_success_so_far(virtual_time: VirtualTime) -> None:
+    """Who looks sees what is there, not what was there when somebody last had to know."""
+    budget = RetryBudget(size=1, per_success=0.5)
+    assert budget.take()
+    retry(on=ConnectionError, budget=budget)(lambda: "answer")()
+    assert budget.left == 0.5
+
+
 def test_the_budget_never_holds_more_than_its_size(virtual_time: VirtualTime) -> None:
     """A year of successes does not save up for an outage."""
     budget = RetryBudget(size=3)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, final
 from resilient.engine import clock, settings, signals
 from resilient.engine.call import Call
 from resilient.engine.isolation import isolated
+from resilient.engine.leftovers import Leftovers
 from resilient.engine.locks import new_lock
 from resilient.engine.notes import annotate
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Proceed, Sleep, Steps
 from resilient.engine.strategy import Accept, Strategy, Target
+from resilient.engine.weak import WeakList
 from resilient.errors import CallRejected, DeadlineExceeded, InvalidSetting, InvalidUse
 from resilient.strategies.matching import Matches, judges_values, matcher
 from resilient.strategies.retry_after import asked_to_wait
@@ -43,13 +45,16 @@ class RetryBudget:
     Where the rule comes from: retry throttling in gRPC (proposal A6).
     """
 
-    __slots__ = ("_left", "_lock", "per_success", "size")
+    __slots__ = ("_left", "_lock", "_retries", "leftovers", "per_success", "size")
 
     def __init__(self, size: int = 10, per_success: float = 0.1) -> None:
         self.size = settings.count("size", size)
         self.per_success = settings.fraction("per_success", per_success)
         self._lock = new_lock()
         self._left = float(size)
+        self._retries: WeakList[Retry] = WeakList()
+        #: The journals of functions that are gone, as their retries may be.
+        self.leftovers = Leftovers()
 
     def __repr__(self) -> str:
         return f"RetryBudget({self.size}, {self.per_success:g})"
@@ -57,7 +62,17 @@ class RetryBudget:
     @property
     def left(self) -> float:
         """The retries that are left."""
+        self._settle()
         return self._left
+
+    def joined(self, retry: Retry) -> None:
+        """Take note of a retry that shares this budget, and may have successes in a journal."""
+        self._retries.add(retry)
+
+    def _settle(self) -> None:
+        for one in self._retries:
+            one.settle()
+        self.leftovers.take_up(lambda durations, _when: self.put(len(durations)))
 
     def put(self, successes: int = 1) -> None:
         """Put in what `successes` are worth."""
@@ -68,6 +83,7 @@ class RetryBudget:
 
     def take(self) -> bool:
         """Take one retry out; return False if there is none."""
+        self._settle()
         with self._lock:
             if self._left < 1:
                 return False
@@ -168,10 +184,16 @@ class Retry(Strategy):
         if budget is not None and not isinstance(budget, RetryBudget):
             raise InvalidSetting("budget", budget, "a RetryBudget, or None for no budget")
         self.budget: RetryBudget | None = budget
+        self._join_budget()
 
     def __repr__(self) -> str:
         stop = f"attempts={self.attempts}" if self.stop is None else "stop=..."
         return f"Retry({stop}, budget={self.budget!r})"
+
+    def _join_budget(self) -> None:
+        if self.budget is not None:
+            self.budget.joined(self)
+            self.leftovers = self.budget.leftovers
 
     def attach(self, target: Target) -> Retry:
         """Check that it is known what to try again."""
@@ -192,6 +214,7 @@ class Retry(Strategy):
             return self
         retrying = copy.copy(self)
         Strategy.__init__(retrying)
+        retrying._join_budget()
         retrying._matches = lambda error, _state: matches(error)
         return retrying
 
@@ -277,10 +300,8 @@ class Retry(Strategy):
             return "circuit", 0.0
         if call.limit is not None and clock.now() + pause >= call.limit.expires:
             return "deadline", 0.0
-        if self.budget is not None:
-            self.settle()
-            if not self.budget.take():
-                return "budget", 0.0
+        if self.budget is not None and not self.budget.take():
+            return "budget", 0.0
         if self.before_sleep is not None:
             isolated("retry before_sleep", None, self.before_sleep, history.sleeping(pause))
         return None, pause
