@@ -13,6 +13,7 @@ import pytest
 import tenacity
 
 from resilient import (
+    Dependency,
     InvalidSetting,
     InvalidUse,
     MemoryStore,
@@ -26,6 +27,7 @@ from resilient import (
     deadline,
     default,
     failover,
+    health,
     pipeline_of,
     rate_limit,
     retry,
@@ -246,6 +248,89 @@ def test_a_setting_that_makes_no_sense_is_refused(
         use()
     assert caught.value.parameter == parameter
     assert parameter in str(caught.value)
+
+
+class Textless:
+    """Has no text, as an object that is half made may have none."""
+
+    def __repr__(self) -> str:
+        raise AttributeError("half made")
+
+
+@each("value", {"an object": Textless(), "of a list": [Textless()], "a number": 10**5000})
+def test_what_has_no_text_is_refused_by_its_type(value: Any) -> None:
+    """The error is the one about the setting, not one about the value's text; it pickles."""
+    with pytest.raises(InvalidSetting, match=r"seconds=<an? \w+ that has no text>: seconds must"):
+        timeout(value)
+
+
+def test_a_long_text_is_shown_up_to_a_point() -> None:
+    """A setting that was given a whole document does not fill the log."""
+    with pytest.raises(InvalidSetting) as caught:
+        timeout("word " * 10_000)
+    assert len(str(caught.value)) < 400
+
+
+@each("use", {"seconds": timeout, "count": bulkhead, "fraction": lambda one: RetryBudget(1, one)})
+def test_a_number_beyond_all_floats_is_refused(use: Callable[[Any], object]) -> None:
+    """It is out of range, and no OverflowError."""
+    with pytest.raises(InvalidSetting):
+        use(10**400)
+
+
+@each(
+    "use",
+    {
+        "places": lambda: bulkhead(10**9),  # for each of which there is memory
+        "tokens": lambda: rate_limit(10**30),
+        "retries": lambda: RetryBudget(10**30),
+    },
+)
+def test_a_count_that_no_machine_holds_is_refused(use: Callable[[], object]) -> None:
+    """The error says how much is too much, before the memory is taken."""
+    with pytest.raises(InvalidSetting, match=r"a whole number, 1 to [\d,]+"):
+        use()
+
+
+def test_a_rate_of_more_calls_than_a_moment_holds_is_refused() -> None:
+    """A stretch so short that no time is left between two calls is no division by zero later."""
+    with pytest.raises(InvalidSetting, match="per must be long enough"):
+        rate_limit(2, per=5e-324)
+
+
+@each("parameter", {name: name for name in ("timeout", "total_timeout")})
+def test_a_dependency_calls_its_time_limits_by_their_own_names(parameter: str) -> None:
+    """Who writes `Dependency(total_timeout=0)` is not told of `seconds`."""
+    with pytest.raises(InvalidSetting) as caught:
+        Dependency("with a limit of nothing", **{parameter: 0})
+    assert caught.value.parameter == parameter
+
+
+@each(
+    "case",
+    {
+        "critical": (lambda: Dependency("of no use", critical="false"), "critical"),
+        "owner": (lambda: Dependency("of no use", owner=3), "owner"),
+        "runbook": (lambda: Dependency("of no use", runbook=["a", "b"]), "runbook"),
+        "critical of a check": (lambda: health.check("c", print, critical="no"), "critical"),
+        "owner of a check": (lambda: health.check("c", print, owner=3), "owner"),
+        "ramp": (lambda: circuit_breaker(ramp="no"), "ramp"),
+        "copies": (lambda: MemoryStore(copies="no"), "copies"),
+        "version": (lambda: cached(1, version=1.5), "version"),
+        "path": (lambda: SQLiteStore(3), "path"),
+        "mode": (lambda: circuit_breaker(mode=["shadow"]), "mode"),
+        "name of a pipeline": (lambda: Pipeline(name=["shop"]), "name"),
+        "is_failure": (lambda: Pipeline(is_failure=OSError()), "is_failure"),
+    },
+)
+def test_what_is_no_flag_and_no_text_is_not_taken_for_one(
+    case: tuple[Callable[[], object], str],
+) -> None:
+    """The text "false" would be true, and a number for an owner breaks a page much later."""
+    use, parameter = case
+    with pytest.raises(InvalidSetting) as caught:
+        use()
+    assert caught.value.parameter == parameter
 
 
 def test_a_setting_that_there_is_not_is_refused() -> None:

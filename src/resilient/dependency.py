@@ -103,14 +103,14 @@ class Dependency(Strategy):
     ) -> None:
         super().__init__()
         self.name = settings.text("name", name)
-        self.critical = bool(critical)
+        self.critical = settings.flag("critical", critical)
         self.failures = failures
         self._matches = error_matcher("failures", failures)
         self.rto = None if rto is None else settings.seconds("rto", rto, above_zero=True)
-        self.owner = owner
-        self.runbook = runbook
-        self.total_timeout = None if total_timeout is None else Timeout(total_timeout)
-        self.timeout = None if timeout is None else Timeout(timeout)
+        self.owner = None if owner is None else settings.text("owner", owner)
+        self.runbook = None if runbook is None else settings.text("runbook", runbook)
+        self.total_timeout = _limit("total_timeout", total_timeout)
+        self.timeout = _limit("timeout", timeout)
         if total_timeout is not None and timeout is not None and timeout > total_timeout:
             raise InvalidSetting("timeout", timeout, f"at most total_timeout ({total_timeout:g})")
         self.bulkhead = None if max_concurrent is None else Bulkhead(max_concurrent, max_waiting)
@@ -187,6 +187,12 @@ class Dependency(Strategy):
 
 
 S = TypeVar("S", bound=Strategy)
+
+
+def _limit(parameter: str, seconds: float | None) -> Timeout | None:
+    if seconds is None:
+        return None
+    return Timeout(settings.seconds(parameter, seconds, above_zero=True))
 
 
 def _checked(parameter: str, value: S | None, kind: type[S]) -> S | None:

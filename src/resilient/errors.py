@@ -49,6 +49,19 @@ def _restored(cls: type[ResilientError], args: tuple[Any, ...], state: dict[str,
     return error
 
 
+#: What is longer is shown up to here: a message is for people.
+_MOST_SHOWN = 200
+
+
+def _shown(value: object) -> str:
+    """Return the text of whatever somebody has given, also of what has none."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"<a {type(value).__qualname__} that has no text>"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
 class ResilientError(Exception):
     """The base of every error that the library raises."""
 
@@ -175,7 +188,7 @@ class InvalidSetting(ResilientError, ValueError):
     """
 
     def __init__(self, parameter: str, value: object, expected: str) -> None:
-        super().__init__(f"{parameter}={value!r}: {parameter} must be {expected}")
+        super().__init__(f"{parameter}={_shown(value)}: {parameter} must be {expected}")
         self.parameter = parameter
         self.value = value
         self.expected = expected
@@ -187,7 +200,7 @@ class InvalidSetting(ResilientError, ValueError):
         try:
             pickle.dumps(self.value)
         except Exception:  # what was given cannot be pickled, such as a lock: its text can
-            state["value"] = repr(self.value)
+            state["value"] = _shown(self.value)
         return restored, (cls, args, state)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import TYPE_CHECKING, Any, Never
 
 from resilient.degrade.flights import Flights
@@ -111,9 +112,10 @@ class Cached(Tier[Never]):
         if self.jitter > 1:
             raise InvalidSetting("jitter", jitter, "0 to 1")
         self.negatives = Negatives(negative, negative_for)
-        self.version = str(version)
-        if isinstance(version, bool) or not isinstance(version, str | int):
+        is_whole = isinstance(version, int) and not isinstance(version, bool)
+        if not isinstance(version, str) and not (is_whole and abs(version) <= sys.maxsize):
             raise InvalidSetting("version", version, "a text or a whole number")
+        self.version = str(version)
         self._store = MemoryStore() if store is None else store
         self._guarded: GuardedStore | None = None
         if not isinstance(self._store, MemoryStore):

@@ -91,7 +91,7 @@ class FailoverTo(Strategy, Reported):
         self.return_after = settings.seconds("return_after", return_after, above_zero=True)
         self.probe = None if probe is None else settings.function("probe", probe)
         self.probe_every = settings.seconds("probe_every", probe_every, above_zero=True)
-        self.degraded = bool(degraded)
+        self.degraded = settings.flag("degraded", degraded)
         self._fails_over = speaks_for(on, exclude)
         self._begin(["the function"])
 

@@ -14,7 +14,7 @@ from math import inf
 from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar, final
 
-from resilient.engine import clock, faults
+from resilient.engine import clock, faults, settings
 from resilient.engine.call import Call
 from resilient.engine.drivers import TurnedAsync
 from resilient.engine.isolation import isolated
@@ -113,13 +113,15 @@ class Pipeline:
             if not isinstance(strategy, Strategy):
                 raise InvalidUse(f"a pipeline is made of strategies, and {strategy!r} is none")
         self.strategies = strategies
-        self._given_name = name
+        self._given_name = name if name is None else settings.text("name", name)
         if name is None:
             name = next((one.label for one in strategies if one.label is not None), "pipeline")
         if len({id(strategy) for strategy in self.strategies}) < len(self.strategies):
             raise InvalidUse(f"{name}: one strategy twice in a pipeline counts each call twice")
         self.name = name
         self.measures = Measures.of(name)
+        if is_failure is not None:
+            settings.plain_function("is_failure", is_failure)
         self.judge = is_failure
         self.lane = Lane()
         self.journal: list[float] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,19 +14,28 @@ from resilient.errors import InvalidSetting
 __all__ = [
     "count",
     "error_types",
+    "flag",
     "fraction",
     "function",
     "period",
     "plain_function",
     "seconds",
     "text",
+    "word",
 ]
 
 
 def _number(parameter: str, value: object, expected: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
         raise InvalidSetting(parameter, value, expected)
     return value
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def seconds(parameter: str, value: object, *, above_zero: bool = False) -> float:
@@ -37,10 +47,12 @@ def seconds(parameter: str, value: object, *, above_zero: bool = False) -> float
     return number
 
 
-def count(parameter: str, value: object, *, least: int = 1) -> int:
-    """Return `value` if it is a whole number of at least `least`."""
+def count(parameter: str, value: object, *, least: int = 1, most: int = sys.maxsize) -> int:
+    """Return `value` if it is a whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidSetting(parameter, value, f"a whole number, {least} or more")
+    if value > most:
+        raise InvalidSetting(parameter, value, f"a whole number, {least} to {most:,}")
     return value
 
 
@@ -57,6 +69,20 @@ def text(parameter: str, value: object) -> str:
     """Return `value` if it is a string with something in it."""
     if not isinstance(value, str) or not value.strip():
         raise InvalidSetting(parameter, value, "a string that is not empty")
+    return value
+
+
+def word(parameter: str, value: object, *words: str) -> str:
+    """Return `value` if it is one of `words`."""
+    if not isinstance(value, str) or value not in words:
+        raise InvalidSetting(parameter, value, " or ".join(f'"{one}"' for one in words))
+    return value
+
+
+def flag(parameter: str, value: object) -> bool:
+    """Return `value` if it is True or False: the text "false" of an environment is neither."""
+    if not isinstance(value, bool):
+        raise InvalidSetting(parameter, value, "True or False")
     return value
 
 

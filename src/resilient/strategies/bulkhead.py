@@ -20,11 +20,15 @@ from resilient.errors import BulkheadFull
 __all__ = ["Bulkhead", "bulkhead"]
 
 
+#: There is memory for each place, whether or not it is taken.
+MOST_PLACES = 1_000_000
+
+
 class Bulkhead(Strategy):
     """A limit on calls at the same time, one for the process: over all threads and event loops.
 
     Arguments:
-        max_concurrent: The most calls at once; 1 or more.
+        max_concurrent: The most calls at once; 1 to 1,000,000.
         max_waiting: The most callers that wait for one of them to end; 0 for none.
         max_wait: The most seconds for which one waits; None for as long as the call has.
 
@@ -50,7 +54,7 @@ class Bulkhead(Strategy):
         self, max_concurrent: int, max_waiting: int = 0, max_wait: float | None = None
     ) -> None:
         super().__init__()
-        self.max_concurrent = settings.count("max_concurrent", max_concurrent)
+        self.max_concurrent = settings.count("max_concurrent", max_concurrent, most=MOST_PLACES)
         self.max_waiting = settings.count("max_waiting", max_waiting, least=0)
         self.max_wait = None if max_wait is None else settings.seconds("max_wait", max_wait)
         self._permits = _Permits(self.max_concurrent)

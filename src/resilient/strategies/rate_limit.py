@@ -11,7 +11,7 @@ from resilient.engine.locks import new_lock
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Proceed, Sleep, Steps
 from resilient.engine.strategy import Strategy
-from resilient.errors import RateLimited
+from resilient.errors import InvalidSetting, RateLimited
 
 __all__ = ["RateLimit", "rate_limit"]
 
@@ -52,6 +52,8 @@ class RateLimit(Strategy):
         self.burst = self.limit if burst is None else settings.count("burst", burst)
         self.max_wait = settings.seconds("max_wait", max_wait)
         self._interval = self.per / self.limit
+        if self._interval == 0:
+            raise InvalidSetting("per", per, f"long enough for {self.limit} calls")
         self._lock = new_lock()
         self._tokens = float(self.burst)
         self._counted_at = -inf

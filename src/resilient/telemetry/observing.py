@@ -95,9 +95,9 @@ class Observe:
         self._result = None if result is None else settings.plain_function("result", result)
         self._expected = _expected({} if expected is None else expected)
         self._error_fields = checked_names("error_fields", error_fields)
-        self._started = bool(started)
+        self._started = settings.flag("started", started)
         self._sample = settings.fraction("sample", sample)
-        self._audit = bool(audit)
+        self._audit = settings.flag("audit", audit)
         if audit and sample < 1:
             raise InvalidSetting("sample", sample, "1 in audit mode, which leaves nothing out")
         checked_names("values", values)

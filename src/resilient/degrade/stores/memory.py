@@ -87,7 +87,7 @@ class MemoryStore:
     ) -> None:
         self.max_entries = settings.count("max_entries", max_entries)
         self.max_bytes = settings.count("max_bytes", max_bytes)
-        self.copies = bool(copies)
+        self.copies = settings.flag("copies", copies)
         self.name = settings.text("name", name)
         self._lock = new_lock()
         # In the order of storing: each put takes the key out and puts it in again.

@@ -80,7 +80,9 @@ class SQLiteStore:
     def __init__(
         self, path: str | Path, *, max_entries: int = 100_000, name: str = "sqlite"
     ) -> None:
-        self.path = Path(settings.text("path", os.fspath(path)))
+        if isinstance(path, os.PathLike):
+            path = os.fspath(path)
+        self.path = Path(settings.text("path", path))
         self.max_entries = settings.count("max_entries", max_entries)
         self.name = settings.text("name", name)
         self._free: list[_Opened] = []

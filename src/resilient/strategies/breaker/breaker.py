@@ -125,8 +125,7 @@ class CircuitBreaker(CircuitInterface):
         state_storage: pybreaker.CircuitBreakerStorage | None = None,
         throw_new_error_on_trip: bool = False,
     ) -> None:
-        if mode not in ("enforce", "shadow"):
-            raise InvalidSetting("mode", mode, '"enforce" or "shadow"')
+        settings.word("mode", mode, "enforce", "shadow")
         rules = rules_of(
             fail_max=fail_max,
             failure_rate=failure_rate,
@@ -138,7 +137,7 @@ class CircuitBreaker(CircuitInterface):
             max_reset_timeout=max_reset_timeout,
             probes=probes,
             success_threshold=success_threshold,
-            ramp=probe is not None if ramp is None else bool(ramp),
+            ramp=probe is not None if ramp is None else settings.flag("ramp", ramp),
         )
         super().__init__(
             Circuit(rules, window_of(window)),
@@ -146,7 +145,9 @@ class CircuitBreaker(CircuitInterface):
             exclude=exclude,
             listeners=listeners,
             shared=None if state_storage is None else SharedState(state_storage),
-            throw_new_error_on_trip=throw_new_error_on_trip,
+            throw_new_error_on_trip=settings.flag(
+                "throw_new_error_on_trip", throw_new_error_on_trip
+            ),
         )
         self._counts: Callable[[Exception], bool] | None = None
         if failures is not None:

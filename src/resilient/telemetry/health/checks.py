@@ -96,7 +96,8 @@ def check(
 
     def add(checked: F) -> F:
         one = _Check(name, checked, timeout, every, critical=critical)
-        one.about = {"owner": owner, "runbook": runbook}
+        for parameter, about in {"owner": owner, "runbook": runbook}.items():
+            one.about[parameter] = None if about is None else settings.text(parameter, about)
         _checks.add(one)
         return checked
 
@@ -150,7 +151,7 @@ class _Check:
         timeout = settings.seconds("timeout", timeout, above_zero=True)
         every = settings.seconds("every", every, above_zero=True)
         self.about: dict[str, str | None] = {}
-        self._critical = critical
+        self._critical = settings.flag("critical", critical)
         self._stale_after = STALE_AFTER * every + timeout
         self._result: _Result | None = None
         self._begun = False
