@@ -38,8 +38,8 @@ demo: $(DEMO)/.ready ## Break a real service for a minute and watch it stay up (
 test: $(TEST)/.ready ## Run the tests (ARGS="-k circuit" is handed to pytest)
 	@$(TEST)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-proof: $(TEST)/.ready ## Kill 200 processes that use one outbox, and show that nothing is lost
-	@$(TEST)/bin/python -m pytest -m proof $(ARGS)
+proof: $(TEST)/.ready ## Kill 200 processes that use one outbox; run the generated tests at length
+	@$(TEST)/bin/python -m pytest -m proof -o faulthandler_timeout=600 $(ARGS)
 
 test-lowest: $(LOWEST)/.ready ## Run the tests with the oldest versions of dependencies that pyproject.toml allows
 	@$(LOWEST)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)

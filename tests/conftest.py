@@ -8,27 +8,44 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from hypothesis import settings
 
 from resilient.engine import clock
 from resilient.telemetry.events import repeats
+from tests.generated import register_profiles
 from tests.servers import PostgresServer, RedisServer, require_program
 
+#: The folders whose tests are generated: `make proof` runs them again, with more examples.
+GENERATED = ("models", "fuzz")
 
-def pytest_configure() -> None:
-    """Let Ctrl-C arrive, which tests send to themselves and to programs that they start.
+register_profiles()
 
-    A shell that starts a command in the background has it ignored, by that and all of its children.
+
+def _proves(config: pytest.Config) -> bool:
+    return config.getoption("-m") == "proof"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose how many examples are generated, and let Ctrl-C arrive.
+
+    Tests send it to themselves and to programs that they start. A shell that starts a command in
+    the background has it ignored, by that and all of its children.
     """
+    settings.load_profile("proof" if _proves(config) else "suite")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Try again what is held to real time: a busy machine may take that away, for once.
 
-    What fails three times in a row is the library's own doing.
+    What fails three times in a row is the library's own doing. The generated tests are a part of
+    `make proof` as well.
     """
     for item in items:
+        if _proves(config) and item.path.parent.name in GENERATED:
+            item.add_marker(pytest.mark.proof)
         if item.get_closest_marker("real_time") is not None:
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
 

@@ -1,0 +1,366 @@
+"""The circuit breaker, and a model of it that is written from its page and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import count
+from math import inf
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from resilient import CircuitBreaker, CircuitOpen, pipeline_of
+from tests.generated import examples
+from tests.models.world import Excluded, Failed, Running, World
+
+numbers = count(1)
+
+#: What a call may come to.
+HOW = ["well", "well", "failed", "failed", "excluded", "cancelled"]
+
+
+@dataclass
+class Admitted:
+    """A call that was let through: when, in which stretch of the circuit's life, and until when."""
+
+    began: float
+    stretch: int
+    is_probe: bool = False
+    lease_ends: float = inf
+
+
+@dataclass
+class Model:
+    """What the page says of `CircuitBreaker`, as plainly as it can be said."""
+
+    fail_max: int | None
+    failure_rate: float | None
+    slow_call_rate: float | None
+    slow_call_seconds: float | None
+    window: int | str
+    min_calls: int
+    reset_timeout: float
+    max_reset_timeout: float
+    probes: int
+    success_threshold: int
+    mode: str
+
+    state: str = "closed"
+    forced: bool = False
+    #: How often the state has changed: what was admitted in another stretch decides nothing.
+    stretch: int = 0
+    #: Each call that counts: when it ended, whether it failed, whether it was slow.
+    seen: list[tuple[float, bool, bool]] = field(default_factory=list)
+    in_a_row: int = 0
+    opened_until: float = -inf
+    period: float = 0.0
+    #: Probes that have failed since the circuit was closed last.
+    failed_probes: int = 0
+    good_probes: int = 0
+    probing: list[Admitted] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
+    would_have_rejected: int = 0
+    #: The least and the most that the present period may be: the bound, less a fifth of jitter.
+    period_bounds: tuple[float, float] = (0.0, 0.0)
+
+    # What is asked of it
+
+    def admits(self, now: float) -> Admitted | float | None:
+        """Return the admission, or the seconds until there may be one; None if nobody knows."""
+        self.look(now)
+        if self.state == "closed":
+            return Admitted(now, self.stretch)
+        if self.state == "open":
+            return None if self.forced else self.opened_until - now
+        if len(self.probing) == self.probes:
+            return min(one.lease_ends for one in self.probing) - now
+        lease = max(self.period, self.reset_timeout) or 1.0
+        probe = Admitted(now, self.stretch, is_probe=True, lease_ends=now + lease)
+        self.probing.append(probe)
+        return probe
+
+    def ended(self, call: Admitted, now: float, *, failed: bool) -> None:
+        """Take note of a call that says something about the dependency."""
+        self.look(now)
+        if call.stretch != self.stretch:
+            return
+        slow = self.slow_call_seconds is not None and now - call.began >= self.slow_call_seconds
+        if not call.is_probe:
+            self.counted(now, failed, slow)
+        elif failed or slow:
+            self.probe_failed(now)
+        else:
+            self.probing.remove(call)
+            self.good_probes += 1
+            if self.good_probes >= self.success_threshold:
+                self.close()
+
+    def left(self, call: Admitted, now: float) -> None:
+        """Take note of a call that says nothing: it was cancelled, or its error is excluded."""
+        self.look(now)
+        if call in self.probing:
+            self.probing.remove(call)
+
+    def look(self, now: float) -> None:
+        """Let the time pass until `now`."""
+        if self.state == "open" and now >= self.opened_until:
+            self.enter("half-open")
+        elif self.state == "half-open":
+            first = min((one.lease_ends for one in self.probing), default=inf)
+            if now >= first:
+                self.probe_failed(first)
+                self.look(now)
+
+    # What follows
+
+    def counted(self, now: float, failed: bool, slow: bool) -> None:
+        self.seen.append((now, failed, slow))
+        self.in_a_row = self.in_a_row + 1 if failed else 0
+        if not self.forced and self.trips(now, failed, slow):
+            self.open(now)
+
+    def trips(self, now: float, failed: bool, slow: bool) -> bool:
+        calls, failures, slow_calls = self.in_window(now)
+        if failed and self.fail_max is not None and self.in_a_row >= self.fail_max:
+            return True
+        if calls < self.min_calls:
+            return False
+        if failed and self.failure_rate is not None and failures / calls >= self.failure_rate:
+            return True
+        return (
+            slow and self.slow_call_rate is not None and slow_calls / calls >= self.slow_call_rate
+        )
+
+    def in_window(self, now: float) -> tuple[int, int, int]:
+        """Count the calls in the window, those of them that failed, and those that were slow."""
+        if isinstance(self.window, int):
+            inside = self.seen[-self.window :]
+        else:  # in ten parts, of which the oldest leaves as a whole
+            part = float(self.window.removesuffix("s")) / 10
+            inside = [one for one in self.seen if one[0] // part > now // part - 10]
+        return len(inside), sum(one[1] for one in inside), sum(one[2] for one in inside)
+
+    def probe_failed(self, when: float) -> None:
+        self.failed_probes += 1
+        self.open(when)
+
+    def open(self, now: float) -> None:
+        self.enter("open")
+        grown = min(self.max_reset_timeout, self.reset_timeout * 2**self.failed_probes)
+        grows = self.failed_probes > 0 and self.max_reset_timeout > self.reset_timeout
+        self.period_bounds = (0.8 * grown, grown) if grows else (self.reset_timeout,) * 2
+        # Which of them it is the library draws; see `drawn`.
+        self.period = self.period_bounds[1]
+        self.opened_until = now + self.period
+
+    def drawn(self, seconds_left: float, now: float) -> bool:
+        """Take over the period that was drawn; return whether it is one that may be drawn."""
+        least, most = self.period_bounds
+        opened = self.opened_until - self.period
+        self.opened_until = now + seconds_left
+        self.period = self.opened_until - opened
+        return least - 1e-9 <= self.period <= most + 1e-9
+
+    def close(self) -> None:
+        self.enter("closed")
+        self.failed_probes = 0
+        self.forget()
+
+    def forget(self) -> None:
+        self.seen.clear()
+        self.in_a_row = 0
+
+    def enter(self, state: str) -> None:
+        self.state = state
+        self.stretch += 1
+        self.good_probes = 0
+        self.probing.clear()
+        self.changes.append(state)
+
+    # By hand
+
+    def force_open(self, now: float) -> None:
+        self.open(now)
+        self.forced = True
+        self.opened_until = inf
+
+    def force_closed(self) -> None:
+        self.reset()
+        self.forced = True
+
+    def reset(self) -> None:
+        self.forced = False
+        if self.state == "closed":
+            self.forget()
+        else:
+            self.close()
+
+
+def chosen(draw: Any) -> dict[str, Any]:
+    """Draw the settings of a breaker."""
+    window = draw(st.sampled_from([1, 3, 6, "2s", "10s"]))
+    kinds = draw(st.sets(st.sampled_from(["row", "rate", "slow"]), min_size=1))
+    reset_timeout = draw(st.sampled_from([0, 1, 2, 2, 4]))
+    rates = st.sampled_from([0.3, 0.5, 1.0])
+    return {
+        "fail_max": draw(st.integers(1, 3)) if "row" in kinds else None,
+        "failure_rate": draw(rates) if "rate" in kinds else None,
+        "slow_call_rate": draw(rates) if "slow" in kinds else None,
+        "slow_call_seconds": draw(st.sampled_from([0.5, 1.5])) if "slow" in kinds else None,
+        "window": window,
+        "min_calls": draw(st.integers(1, 4 if isinstance(window, str) else window)),
+        "reset_timeout": reset_timeout,
+        "max_reset_timeout": draw(st.sampled_from([reset_timeout, 4, 8])),
+        "probes": draw(st.integers(1, 3)),
+        "success_threshold": draw(st.integers(1, 3)),
+        "mode": draw(st.sampled_from(["enforce", "enforce", "enforce", "shadow"])),
+    }
+
+
+class Breaker(RuleBasedStateMachine):
+    """The real breaker and the model, through the same calls at the same times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        #: The calls that are at the dependency, with their admissions in the model.
+        self.calls: list[tuple[Running, Admitted | None]] = []
+
+    @initialize(data=st.data())
+    def made(self, data: st.DataObject) -> None:
+        rules = chosen(data.draw)
+        self.hands_on = data.draw(st.sampled_from([False, False, True]))
+        self.model = Model(**rules)
+        self.real = CircuitBreaker(f"model {next(numbers)}", exclude=[Excluded], **rules)
+
+        @self.real
+        async def guarded(running: Running) -> Any:
+            return await running.dependency()
+
+        self.guarded = guarded
+
+    def same(self) -> None:
+        """Compare all that there is to see."""
+        now, real, model = self.world.now, self.real, self.model
+        model.look(now)
+        assert real.current_state == model.state
+        left = real.retry_after
+        if model.state != "open" or model.forced:
+            assert left is None
+        else:
+            assert left is not None
+            assert model.drawn(left, now)
+        calls, failures, slow = model.in_window(now)
+        assert real.failure_rate == (failures / calls if calls else 0.0)
+        assert real.slow_call_rate == (slow / calls if calls else 0.0)
+        assert real.fail_counter == model.in_a_row
+        assert real.success_counter == model.good_probes
+        assert real.would_have_rejected == model.would_have_rejected
+        assert real.transitions == {
+            state: model.changes.count(state) for state in ("closed", "open", "half-open")
+        }
+
+    @rule(number=st.sampled_from([1, 1, 2, 4]))
+    def calls_begin(self, number: int) -> None:
+        for _ in range(number):
+            self.call()
+
+    def call(self) -> None:
+        now = self.world.tick()
+        admitted = self.model.admits(now)
+        running = self.world.begin(self.guarded)
+        if isinstance(admitted, Admitted):
+            assert running.reached
+            self.calls.append((running, admitted))
+        elif self.model.mode == "shadow":
+            assert running.reached
+            self.model.would_have_rejected += 1
+            self.calls.append((running, None))
+        else:
+            assert not running.reached
+            assert isinstance(running.error, CircuitOpen)
+            assert running.error.retry_after == admitted
+        self.same()
+
+    @precondition(lambda self: self.calls)
+    @rule(which=st.integers(0, 9), how=st.sampled_from(HOW))
+    def call_ends(self, which: int, how: str) -> None:
+        self.end(which, how)
+
+    @precondition(lambda self: len(self.calls) > 1)
+    @rule(number=st.integers(2, 4))
+    def newest_fail(self, number: int) -> None:
+        """What opens most circuits; the older ones end in another stretch of its life."""
+        for _ in range(min(number, len(self.calls))):
+            self.end(-1, "failed")
+
+    def end(self, which: int, how: str) -> None:
+        now = self.world.tick()
+        running, admitted = self.calls.pop(which % len(self.calls) if which >= 0 else -1)
+        if how == "cancelled":
+            assert running.task is not None
+            running.task.cancel()
+        else:
+            running.end({"well": "answer", "failed": Failed(), "excluded": Excluded()}[how])
+        self.world.settle()
+        if admitted is None:
+            pass
+        elif how in ("well", "failed"):
+            self.model.ended(admitted, now, failed=how == "failed")
+        else:
+            self.model.left(admitted, now)
+        assert running.ended
+        assert (
+            type(running.error).__name__
+            == {
+                "well": "NoneType",
+                "failed": "Failed",
+                "excluded": "Excluded",
+                "cancelled": "CancelledError",
+            }[how]
+        )
+        self.same()
+
+    @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 2.0, 4.0, 20.0]), seen=st.booleans())
+    def time_passes(self, seconds: float, seen: bool) -> None:
+        """Where nobody looks meanwhile, what it has changed shows with the next action."""
+        self.world.pass_time(seconds)
+        if seen:
+            self.same()
+
+    @precondition(lambda self: self.model.state == "open" and not self.model.forced)
+    @rule()
+    def period_ends(self) -> None:
+        """To the moment: the next call is a probe."""
+        self.same()
+        self.world.pass_time(max(0.0, self.model.opened_until - self.world.now))
+        self.call()
+
+    @precondition(lambda self: self.hands_on)
+    @rule(how=st.sampled_from(["force_open", "force_closed", "reset", "reset"]))
+    def by_hand(self, how: str) -> None:
+        now = self.world.tick()
+        self.same()
+        getattr(self.real, how)()
+        if how == "force_open":
+            self.model.force_open(now)
+        else:
+            getattr(self.model, how)()
+        self.same()
+
+    def teardown(self) -> None:
+        self.world.close()
+        if hasattr(self, "guarded"):
+            assert pipeline_of(self.guarded).measures.name == self.real.name
+
+
+def test_a_breaker_does_what_its_page_says() -> None:
+    """Through any history of calls that overlap, breaker and model agree on all that is seen."""
+    run_state_machine_as_test(Breaker, settings=examples(40))
