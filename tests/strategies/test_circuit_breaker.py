@@ -466,6 +466,24 @@ def test_an_expired_lease_doubles_the_open_period(virtual_time: VirtualTime) -> 
     assert 1.6 <= period <= 2.0
 
 
+def test_a_probe_that_is_cancelled_after_its_lease_has_failed(virtual_time: VirtualTime) -> None:
+    """Its lease was over before, whether or not anybody has looked: the period doubles."""
+    breaker = CircuitBreaker(fail_max=1)
+    trip(breaker)
+    virtual_time.advance(1)
+
+    async def main() -> float | None:
+        hung = asyncio.ensure_future(breaker(forever)())
+        await asyncio.sleep(1.5)
+        hung.cancel()
+        await asyncio.sleep(0)
+        return breaker.retry_after
+
+    period = virtual_time.run(main())
+    assert period is not None
+    assert 1.1 <= period <= 1.5
+
+
 def test_a_lease_that_ended_long_ago_does_not_reject_the_next_caller(
     upstream: Upstream, virtual_time: VirtualTime
 ) -> None:

@@ -277,8 +277,7 @@ class CircuitBreaker(CircuitInterface):
         try:
             outcome = yield from proceed(call)
         except BaseException:
-            if admission is not None:
-                self._circuit.withdraw(admission)
+            self._withdraw(admission)
             raise
         finally:
             if token is not None:
@@ -321,8 +320,7 @@ class CircuitBreaker(CircuitInterface):
     def _noted(self, admission: Admission | None, outcome: Outcome) -> Outcome:
         error = outcome.error
         if error is not None and not self.is_failure(error):
-            if admission is not None:
-                self._circuit.withdraw(admission)
+            self._withdraw(admission)
             return outcome
         if error is not None or outcome.duration >= self._circuit.rules.slow_call_seconds:
             # The successes that came before what may open the circuit count before it.
@@ -352,6 +350,10 @@ class CircuitBreaker(CircuitInterface):
             rejection = self._rejection(self._circuit.until - clock.now())
             return Outcome(None, rejection, outcome.started, outcome.ended)
         return outcome
+
+    def _withdraw(self, admission: Admission | None) -> None:
+        if admission is not None:
+            self._announce(self._circuit.withdraw(admission, clock.now())[1])
 
     def _rejection(self, retry_after: float | None) -> CircuitOpen:
         if retry_after is not None:

@@ -167,9 +167,11 @@ class Circuit:
         """Whether `admission` is that of a probe of this circuit which has not ended."""
         return admission in self._leases
 
-    def withdraw(self, admission: Admission) -> None:
+    @_locked
+    def withdraw(self, admission: Admission, now: float) -> None:
         """Take a permission back from a call that says nothing: cancelled, excluded, rejected."""
-        with self.lock:
+        if admission in self._leases:  # else it is not its business what has changed meanwhile
+            self._pass_time_locked(now)
             self._leases.discard(admission)
 
     # Taking note
