@@ -5,6 +5,9 @@ A refusal is an `InvalidSetting` which names the parameter, the value and the ra
 is never taken.
 """
 
+# What type checkers refuse as well is what this is about.
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import decimal

@@ -7,6 +7,7 @@ from itertools import count
 from math import inf
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -17,6 +18,7 @@ from hypothesis.stateful import (
 )
 
 from resilient import CircuitBreaker, CircuitOpen, pipeline_of
+from resilient.strategies.breaker import circuit
 from tests.generated import examples
 from tests.models.world import Excluded, Failed, Running, World
 
@@ -67,8 +69,8 @@ class Model:
     probing: list[Admitted] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
     would_have_rejected: int = 0
-    #: The least and the most that the present period may be: the bound, less a fifth of jitter.
-    period_bounds: tuple[float, float] = (0.0, 0.0)
+    #: What is drawn for a period that has grown, so that a fleet does not come back at once.
+    jitter: float = 1.0
 
     # What is asked of it
 
@@ -104,7 +106,7 @@ class Model:
 
     def left(self, call: Admitted, now: float) -> None:
         """Take note of a call that says nothing: it was cancelled, or its error is excluded."""
-        self.look(now)
+        self.look(now)  # too late for a lease that has ended, whether or not somebody has looked
         if call in self.probing:
             self.probing.remove(call)
 
@@ -155,18 +157,8 @@ class Model:
         self.enter("open")
         grown = min(self.max_reset_timeout, self.reset_timeout * 2**self.failed_probes)
         grows = self.failed_probes > 0 and self.max_reset_timeout > self.reset_timeout
-        self.period_bounds = (0.8 * grown, grown) if grows else (self.reset_timeout,) * 2
-        # Which of them it is the library draws; see `drawn`.
-        self.period = self.period_bounds[1]
+        self.period = grown * self.jitter if grows else self.reset_timeout
         self.opened_until = now + self.period
-
-    def drawn(self, seconds_left: float, now: float) -> bool:
-        """Take over the period that was drawn; return whether it is one that may be drawn."""
-        least, most = self.period_bounds
-        opened = self.opened_until - self.period
-        self.opened_until = now + seconds_left
-        self.period = self.opened_until - opened
-        return least - 1e-9 <= self.period <= most + 1e-9
 
     def close(self) -> None:
         self.enter("closed")
@@ -224,20 +216,34 @@ def chosen(draw: Any) -> dict[str, Any]:
     }
 
 
+class Drawn:
+    """Stands for `random` where the breaker draws how much shorter a period is that has grown."""
+
+    def __init__(self, part: float) -> None:
+        self.part = part
+
+    def uniform(self, least: float, most: float) -> float:
+        assert 0.8 == least <= self.part <= most == 1.0
+        return self.part
+
+
 class Breaker(RuleBasedStateMachine):
     """The real breaker and the model, through the same calls at the same times."""
 
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
+        self.patch = pytest.MonkeyPatch()
         #: The calls that are at the dependency, with their admissions in the model.
         self.calls: list[tuple[Running, Admitted | None]] = []
 
     @initialize(data=st.data())
     def made(self, data: st.DataObject) -> None:
         rules = chosen(data.draw)
+        drawn = data.draw(st.sampled_from([0.8, 0.875, 1.0]))
+        self.patch.setattr(circuit, "random", Drawn(drawn))
         self.hands_on = data.draw(st.sampled_from([False, False, True]))
-        self.model = Model(**rules)
+        self.model = Model(**rules, jitter=drawn)
         self.real = CircuitBreaker(f"model {next(numbers)}", exclude=[Excluded], **rules)
 
         @self.real
@@ -255,8 +261,7 @@ class Breaker(RuleBasedStateMachine):
         if model.state != "open" or model.forced:
             assert left is None
         else:
-            assert left is not None
-            assert model.drawn(left, now)
+            assert left == model.opened_until - now
         calls, failures, slow = model.in_window(now)
         assert real.failure_rate == (failures / calls if calls else 0.0)
         assert real.slow_call_rate == (slow / calls if calls else 0.0)
@@ -356,6 +361,7 @@ class Breaker(RuleBasedStateMachine):
         self.same()
 
     def teardown(self) -> None:
+        self.patch.undo()
         self.world.close()
         if hasattr(self, "guarded"):
             assert pipeline_of(self.guarded).measures.name == self.real.name

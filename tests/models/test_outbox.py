@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from resilient import NewCall
+from resilient import NewCall, QueuedCall
 from resilient.degrade.outbox.database import Database
 from resilient.degrade.outbox.table import Table
 from resilient.testing import VirtualTime
@@ -102,7 +102,7 @@ class Tables(RuleBasedStateMachine):
         self.table = Table(self.database, lease=LEASE, max_pause=MAX_PAUSE)
         self.table.database.write(lambda file: file.execute("DELETE FROM calls"))
         #: What each worker knows it has claimed.
-        self.held: dict[str, list[str]] = {"first": [], "second": []}
+        self.held: dict[str, list[QueuedCall]] = {"first": [], "second": []}
         self.acknowledged: set[str] = set()
         self.settled: set[str] = set()
 
@@ -171,7 +171,7 @@ class Tables(RuleBasedStateMachine):
         assert claimed.call.attempts == expected.attempts
         expected.owner, expected.leased_until = owner, now + LEASE
         expected.attempts += 1
-        self.held[owner].append(expected.id)
+        self.held[owner].append(claimed.call)
         self.same()
 
     @precondition(lambda self: any(self.held.values()))
@@ -184,12 +184,13 @@ class Tables(RuleBasedStateMachine):
         """Whoever has claimed a call says what it came to, maybe long after its lease."""
         now = self.tick()
         claims = [(owner, one) for owner, those in self.held.items() for one in those]
-        owner, call_id = claims[which % len(claims)]
-        self.held[owner].remove(call_id)
+        owner, call = claims[which % len(claims)]
+        call_id = call.id
+        self.held[owner].remove(call)
         # A note counts if the call is still one's own, but what was made, was made.
         mine = self.model.owned(call_id, owner)
         if how == "done":
-            self.table.done(call_id)
+            self.table.done(call)
             self.remove(call_id)
         elif how == "put off":
             self.table.put_off(call_id, owner, pause, "failed")
@@ -197,10 +198,11 @@ class Tables(RuleBasedStateMachine):
                 mine.owner, mine.leased_until = None, 0.0
                 mine.due, mine.error = now + pause, "failed"
         elif how == "given back":
-            self.table.give_back(call_id, owner)
+            self.table.give_back(call_id, owner, pause or None)
             if mine is not None:
                 mine.owner, mine.leased_until = None, 0.0
                 mine.attempts -= 1
+                mine.due = now + pause if pause else mine.due
         else:
             self.table.bury(call_id, owner, "given up")
             if mine is not None:
@@ -254,11 +256,11 @@ class Tables(RuleBasedStateMachine):
         now = self.tick()
         calls = self.model.calls
         if which is None:
-            gone = [one for one in calls if one.dead]
+            chosen, gone = None, [one for one in calls if one.dead]
         else:
             one = calls[which % len(calls)]
-            gone = [one] if one.dead or one.leased_until <= now else []
-        assert self.table.drop(None if which is None else one.id) == len(gone)
+            chosen, gone = one.id, [one] if one.dead or one.leased_until <= now else []
+        assert self.table.drop(chosen) == len(gone)
         for one in gone:
             self.remove(one.id)
         self.same()
