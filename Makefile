@@ -21,13 +21,14 @@ CHECK := .venv/check-$(VERSION)
 DOCS := .venv/docs-$(VERSION)
 BENCH := .venv/bench-$(VERSION)
 DEMO := .venv/demo-$(VERSION)
+MUTATION := .venv/mutation-$(VERSION)
 DEV := .venv/dev-$(VERSION)
 MANIFESTS := .venv/manifests-$(VERSION)
 
 # How many processes share the tests; 0 runs them in one, as debuggers need it.
 JOBS := 2
 
-.PHONY: help demo test proof test-lowest coverage check manifests docs bench dev clean
+.PHONY: help demo test proof test-lowest coverage mutation check manifests docs bench dev clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -38,17 +39,20 @@ demo: $(DEMO)/.ready ## Break a real service for a minute and watch it stay up (
 test: $(TEST)/.ready ## Run the tests (ARGS="-k circuit" is handed to pytest)
 	@$(TEST)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-proof: $(TEST)/.ready ## Kill 200 processes that use one outbox; run the generated tests at length
-	@$(TEST)/bin/python -m pytest -m proof -o faulthandler_timeout=600 $(ARGS)
+proof: $(TEST)/.ready ## Run what takes minutes: killed processes, generated tests at length, installed packages
+	@$(TEST)/bin/python -m pytest -m proof -o faulthandler_timeout=1500 $(ARGS)
 
 test-lowest: $(LOWEST)/.ready ## Run the tests with the oldest versions of dependencies that pyproject.toml allows
 	@$(LOWEST)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 coverage: $(TEST)/.ready ## Run the tests and show which lines and branches they miss
 	@$(TEST)/bin/coverage erase
-	@$(TEST)/bin/coverage run -m pytest $(ARGS)
+	@$(TEST)/bin/coverage run -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 	@$(TEST)/bin/coverage combine --quiet
 	@$(TEST)/bin/coverage report
+
+mutation: $(MUTATION)/.ready ## Change a line at a time; a test must fail each time (ARGS="circuit ramp" names modules)
+	@$(MUTATION)/bin/python -m tests.mutation $(ARGS)
 
 check: $(CHECK)/.ready ## Lint, check the format, and check types with mypy and pyright
 	@$(CHECK)/bin/ruff check .

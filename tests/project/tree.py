@@ -24,7 +24,13 @@ def pyproject() -> dict[str, Any]:
 
 @cache
 def files() -> tuple[Path, ...]:
-    """Return every file that is part of the project; what git ignores is not."""
+    """Return every file that is part of the project; what git ignores is not.
+
+    Outside of a repository, which is where packagers unpack an sdist, all files are.
+    """
+    if not (ROOT / ".git").exists():
+        found = (path for path in ROOT.rglob("*") if "__pycache__" not in path.parts)
+        return tuple(sorted(path for path in found if path.is_file()))
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

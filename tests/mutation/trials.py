@@ -1,0 +1,254 @@
+"""What the tests say of a mutant.
+
+The tests are collected once. For each mutant a child is forked which has the code of the changed
+function replaced, in every function object that shares it, and runs the tests that reach it until
+one fails: no module is imported again. What runs at import (constants, defaults of arguments,
+decorators) cannot be replaced so; there the child begins anew, with the changed text in the place
+of the module.
+"""
+
+from __future__ import annotations
+
+import ast
+import gc
+import importlib.abc
+import importlib.util
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from pathlib import Path
+from types import CodeType, FunctionType
+
+import coverage
+import pytest
+
+from tests.mutation.mutants import Mutant
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = [
+    *("-q", "-x", "-s", "--assert=plain", "--tb=line", "--no-header", "--hypothesis-seed=0"),
+    *(
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "faulthandler_timeout=60",
+        "-m",
+        "not proof and not real_time",
+    ),
+]
+
+
+def name_of(module: Path) -> str:
+    """Return what a module of the library is imported as."""
+    return ".".join(module.relative_to(ROOT / "src").with_suffix("").parts)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Which tests reach which line of which module, and how long each test takes."""
+
+    tests: dict[str, dict[int, list[str]]]
+    seconds: dict[str, float]
+
+    def of(self, mutant: Mutant) -> list[str]:
+        """Return the tests that can notice a mutant, the quickest first."""
+        lines = self.tests.get(name_of(mutant.module), {})
+        span = statement_at(mutant.source, mutant.start[0])
+        # What is run at import is noticed by whatever uses the module.
+        chosen = lines.keys() if span is None else lines.keys() & set(span)
+        reached = {test for line in chosen for test in lines[line]}
+        return sorted(reached, key=lambda test: (self.seconds[test], test))
+
+    @classmethod
+    def measured(cls, session: pytest.Session, modules: list[Path], log: Path) -> Reach:
+        """Run all tests without any mutant, in a child, and note what they reach."""
+        reading, writing = os.pipe()
+
+        def measure() -> int:
+            measuring = coverage.Coverage(
+                data_file=None, config_file=False, include=[str(module) for module in modules]
+            )
+            seconds: dict[str, float] = {}
+
+            def run(item: pytest.Item) -> None:
+                measuring.switch_context(item.nodeid)
+                began = time.perf_counter()
+                _run(session, [item])
+                seconds[item.nodeid] = time.perf_counter() - began
+
+            measuring.start()
+            for item in session.items:
+                run(item)
+            measuring.stop()
+            data = measuring.get_data()
+            tests = {name_of(module): data.contexts_by_lineno(str(module)) for module in modules}
+            with os.fdopen(writing, "w") as pipe:
+                json.dump([tests, seconds], pipe)
+            return 0
+
+        child = _fork(measure, output=log)
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            found = pipe.read()
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
+            raise SystemExit(f"The tests fail without any mutant; see {log}")
+        tests, seconds = json.loads(found)
+        lines = {
+            name: {int(line): [one for one in contexts if one] for line, contexts in known.items()}
+            for name, known in tests.items()
+        }
+        return cls(lines, seconds)
+
+
+def statement_at(source: str, line: int) -> range | None:
+    """Return the lines of the innermost statement in a function; None outside of all functions."""
+    found: range | None = None
+
+    def visit(node: ast.AST, *, inside: bool) -> None:
+        nonlocal found
+        for child in ast.iter_child_nodes(node):
+            is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            if isinstance(child, ast.stmt) and child.lineno <= line <= (child.end_lineno or 0):
+                body = getattr(child, "body", None)
+                end = body[0].lineno - 1 if body else child.end_lineno or child.lineno
+                if inside and not is_function:
+                    found = range(child.lineno, max(end, child.lineno) + 1)
+                elif is_function and line <= end:
+                    found = None
+            visit(child, inside=inside or is_function)
+
+    visit(ast.parse(source), inside=False)
+    return found
+
+
+class Trials:
+    """Tries mutants in children of a session whose tests are collected."""
+
+    def __init__(self, session: pytest.Session, reach: Reach) -> None:
+        self._session = session
+        self._reach = reach
+        self._items = {item.nodeid: item for item in session.items}
+        self._functions: dict[CodeType, list[FunctionType]] = {}
+        for one in gc.get_objects():
+            if type(one) is FunctionType:
+                self._functions.setdefault(one.__code__, []).append(one)
+
+    def begin(self, mutant: Mutant) -> int | None:
+        """Begin to try a mutant; return the child that does, or None if no test reaches it."""
+        tests = self._reach.of(mutant)
+        if not tests:
+            return None
+
+        def run() -> int:
+            replaced = self._replaced(mutant)
+            if replaced is None:
+                arguments = [sys.executable, "-m", "tests.mutation.trials", *mutant.key, *tests]
+                os.execv(sys.executable, arguments)
+            _run(self._session, [self._items[test] for test in tests])
+            return 0
+
+        return _fork(run, output=Path(os.devnull))
+
+    def seconds_for(self, mutant: Mutant) -> float:
+        """Return after how many seconds a trial is given up: then a test hangs."""
+        return 60 + 20 * sum(self._reach.seconds[test] for test in self._reach.of(mutant))
+
+    def _replaced(self, mutant: Mutant) -> bool | None:
+        """Replace the code that a mutant changes; return None if that cannot be done."""
+        path = str(mutant.module)
+        before = compile(mutant.source, path, "exec", dont_inherit=True)
+        after = compile(mutant.mutated, path, "exec", dont_inherit=True)
+        changed = list(_changed(before, after))
+        if not changed or any(old not in self._functions for old, _ in changed):
+            return None
+        for old, new in changed:
+            for function in self._functions[old]:
+                function.__code__ = new
+        return True
+
+
+def _changed(old: CodeType, new: CodeType) -> Iterator[tuple[CodeType, CodeType]]:
+    """Yield the outermost functions that differ; the module itself if it is not only they."""
+    olds, news = (
+        [one for one in code.co_consts if isinstance(one, CodeType)] for code in (old, new)
+    )
+    same = old.replace(co_consts=()) == new.replace(co_consts=()) and len(olds) == len(news)
+    rest = [[one for one in code.co_consts if not isinstance(one, CodeType)] for code in (old, new)]
+    if same and repr(rest[0]) == repr(rest[1]):
+        for inner, changed in zip(olds, news, strict=True):
+            if inner != changed:
+                yield from _changed(inner, changed)
+    else:
+        yield old, new
+
+
+def _run(session: pytest.Session, items: list[pytest.Item]) -> None:
+    """Run tests; end this process, which is a child, at the first that fails."""
+    following = [*items[1:], None]
+    for item, after in zip(items, following, strict=True):
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
+        if session.testsfailed:
+            os._exit(1)
+
+
+def _fork(run: Callable[[], int], *, output: Path) -> int:
+    child = os.fork()
+    if child:
+        return child
+    status = 70
+    try:
+        os.setsid()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        for stream in (1, 2):
+            os.dup2(written, stream)
+        status = run()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def end(child: int) -> None:
+    """End a child, and whatever it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+
+
+# What runs at import
+
+
+class _Mutated(SourceFileLoader):
+    def __init__(self, mutant: Mutant) -> None:
+        super().__init__(name_of(mutant.module), str(mutant.module))
+        self.mutant = mutant
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(self.mutant.mutated, self.path, "exec", dont_inherit=True)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, mutant: Mutant) -> None:
+        self.mutant = mutant
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
+        if fullname != name_of(self.mutant.module):
+            return None
+        return importlib.util.spec_from_loader(fullname, _Mutated(self.mutant))
+
+
+if __name__ == "__main__":
+    module, operator, occurrence, *tests = sys.argv[1:]
+    path = Path(module)
+    source = path.read_text(encoding="utf-8")
+    sys.meta_path.insert(0, _Finder(Mutant(path, source, operator, int(occurrence), (0, 0))))
+    os._exit(int(pytest.main([*OPTIONS, *tests])))
