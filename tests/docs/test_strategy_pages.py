@@ -109,6 +109,13 @@ def test_every_page_shows_its_settings_a_drawing_and_what_not_to_do(page: str) -
     assert page in OTHERS or "```python\n" in section(page, "In use")
 
 
+@each_of_all
+def test_a_drawing_fits_into_the_page(page: str) -> None:
+    """Nobody has to scroll sideways to see how it goes."""
+    [drawing] = re.findall(r"^```text\n(.*?)^```", section(page, "How it goes"), re.M | re.DOTALL)
+    assert max(map(len, drawing.splitlines())) <= 92
+
+
 @pytest.mark.parametrize(("name", "defaults"), tables())
 def test_the_defaults_on_a_page_are_those_of_the_code(name: str, defaults: dict[str, str]) -> None:
     """A table names every setting, with the default that the signature has."""
