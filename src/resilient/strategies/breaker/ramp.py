@@ -26,13 +26,12 @@ HOPELESS = 5
 class Ramp:
     """The share of calls that pass, and what they came to since it was last changed."""
 
-    __slots__ = ("_bad", "_credit", "_good", "_held", "_in_a_row", "_passed", "_ticked", "share")
+    __slots__ = ("_bad", "_credit", "_good", "_in_a_row", "_passed", "_ticked", "share")
 
     def __init__(self, now: float) -> None:
         self.share = FIRST_SHARE
         self._credit = 0.0
         self._passed = 0
-        self._held = 0
         self._good = self._bad = self._in_a_row = 0
         self._ticked = now
 
@@ -42,7 +41,6 @@ class Ramp:
             # Rounded, for ten tenths are to be one.
             self._credit = round(self._credit + self.share, 9)
             if self._credit < 1.0:
-                self._held += 1
                 return False
             self._credit -= 1.0
         self._passed += 1
@@ -62,7 +60,7 @@ class Ramp:
         if good:
             # Whatever the share has come down to, the dependency begins anew when it is back.
             self.share = max(self.share, FIRST_SHARE)
-            if self._passed == 0 and self._held == 0:
+            if self._passed == 0:
                 self.share = 1.0
         self.record(good=good)
 
