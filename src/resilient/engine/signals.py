@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from resilient.engine.isolation import report_broken, reporters
+from resilient.engine.locks import new_lock
 from resilient.errors import ResilientError
 
 __all__ = ["Listener", "emit", "subscribe", "unsubscribe"]
@@ -17,6 +18,7 @@ __all__ = ["Listener", "emit", "subscribe", "unsubscribe"]
 Listener = Callable[[str, Mapping[str, Any]], object]
 
 _listeners: tuple[Listener, ...] = ()
+_changing = new_lock()
 
 
 def subscribe(listener: Listener) -> None:
@@ -42,7 +44,8 @@ def subscribe(listener: Listener) -> None:
         >>> unsubscribe(count)
     """
     global _listeners
-    _listeners = (*_listeners, listener)
+    with _changing:
+        _listeners = (*_listeners, listener)
 
 
 def unsubscribe(listener: Listener) -> None:
@@ -58,7 +61,8 @@ def unsubscribe(listener: Listener) -> None:
         >>> unsubscribe(print)  # harmless where there is nothing to stop
     """
     global _listeners
-    _listeners = tuple(one for one in _listeners if one != listener)
+    with _changing:
+        _listeners = tuple(one for one in _listeners if one != listener)
 
 
 def emit(name: str, **fields: Any) -> None:
