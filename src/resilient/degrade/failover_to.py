@@ -227,10 +227,7 @@ class FailoverTo(Strategy, Reported):
             return
         self.rest_changed()
         if self._prober is not None:
-            if one:
-                self._prober.start()
-            else:
-                self._prober.stop()
+            self._prober.follow(lambda: not self.at_rest)
         to = self._names[one]
         if one > before:
             signals.emit("resilient.failed_over", dependency=self._label, to=to, reason=reason)

@@ -17,6 +17,7 @@ from typing import Any, final
 from resilient.engine import clock
 from resilient.engine.drivers import drive
 from resilient.engine.limits import Limit
+from resilient.engine.locks import new_lock
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Invoke, Steps
 from resilient.engine.workers import Workers
@@ -62,7 +63,20 @@ class Prober:
         self._next = 0.0
         # Counted up by every start: a probe of an earlier round must not go on in a later one.
         self._round = 0
+        self._lock = new_lock()
         _probers.add(self)
+
+    def follow(self, is_wanted: Callable[[], bool]) -> None:
+        """Probe if that is wanted now, else stop.
+
+        It is asked under a lock: of several threads that tell of one change each, the last one sees
+        what all of them came to.
+        """
+        with self._lock:
+            if is_wanted():
+                self.start()
+            else:
+                self.stop()
 
     def start(self, *, at_once: bool = False) -> None:
         """Begin to probe; harmless if it has begun."""

@@ -266,7 +266,8 @@ class CircuitBreaker(CircuitInterface):
                     call.pipeline.measures.rejected(CircuitOpen.reason, admitted.retry_after)
                     now = clock.now()
                     return Outcome(None, self._rejection(admitted.retry_after), now, now)
-                self._shadowed += 1
+                with self._lock:
+                    self._shadowed += 1
                 admission = None
             else:
                 admission = admitted

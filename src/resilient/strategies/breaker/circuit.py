@@ -413,6 +413,10 @@ class Circuit:
             self._window.clear()
             self._onset = None
 
+    def wants_probes(self) -> bool:
+        """Whether a health check in the background could close it."""
+        return self.state != CLOSED and not self.forced
+
     @property
     def window(self) -> Window:
         """The counts; up to date after `look`."""

@@ -16,6 +16,7 @@ import pybreaker
 from resilient.engine import clock, settings
 from resilient.engine.isolation import isolated
 from resilient.engine.lanes import call_through
+from resilient.engine.locks import new_lock
 from resilient.engine.measures import Measures
 from resilient.engine.names import Names
 from resilient.engine.pipeline import Pipeline
@@ -205,13 +206,11 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
 
     def _announce(self, changes: list[Change], *, pushed: bool = False) -> None:
         for change in changes:
-            self.transitions[change.new] += 1
+            with _counting:
+                self.transitions[change.new] += 1
             self.rest_changed()
             if self._prober is not None:
-                if change.new == CLOSED or self._circuit.forced:
-                    self._prober.stop()
-                else:
-                    self._prober.start()
+                self._prober.follow(self._circuit.wants_probes)
             if self._shared is not None and not pushed:
                 self._shared.push(change)
             announce(self, change)
@@ -338,7 +337,8 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
         self._change_rules(success_threshold=settings.count("success_threshold", threshold))
 
     def _change_rules(self, **changed: Any) -> None:
-        self._circuit.rules = dataclasses.replace(self._circuit.rules, **changed)
+        with self._lock:
+            self._circuit.rules = dataclasses.replace(self._circuit.rules, **changed)
 
     def is_system_error(self, exception: BaseException) -> bool:
         """Whether `exception` is not excluded, by `isinstance` or by a predicate."""
@@ -352,11 +352,15 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
 
     def add_excluded_exception(self, exception: Exclusion) -> None:
         """Let `exception` say nothing against the dependency any more."""
-        self._excluded_exceptions = [*self._excluded_exceptions, *_exclusions([exception])]
+        excluded = _exclusions([exception])
+        with self._lock:
+            self._excluded_exceptions = [*self._excluded_exceptions, *excluded]
 
     def remove_excluded_exception(self, exception: Exclusion) -> None:
         """Let `exception` count again."""
-        self._excluded_exceptions = [one for one in self._excluded_exceptions if one != exception]
+        with self._lock:
+            kept = [one for one in self._excluded_exceptions if one != exception]
+            self._excluded_exceptions = kept
 
     @property
     def listeners(self) -> tuple[Any, ...]:
@@ -365,15 +369,20 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
 
     def add_listener(self, listener: Any) -> None:
         """Tell `listener` from now on."""
-        self._listeners = [*self._listeners, _checked_listener(listener)]
+        checked = _checked_listener(listener)
+        with self._lock:
+            self._listeners = [*self._listeners, checked]
         self.rest_changed()
 
     def remove_listener(self, listener: Any) -> None:
         """Tell `listener` no more."""
-        self._listeners = [one for one in self._listeners if one is not listener]
+        with self._lock:
+            self._listeners = [one for one in self._listeners if one is not listener]
         self.rest_changed()
 
 
+# One for all: the circuits of a keyed breaker count together, and changes are rare.
+_counting = new_lock()
 breaker_names: Names[Shown] = Names("circuit breaker")
 
 
