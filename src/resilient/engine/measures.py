@@ -28,6 +28,7 @@ __all__ = [
     "Histogram",
     "Measures",
     "all_measures",
+    "every_measures",
 ]
 
 #: The ways in which a call can end, as labels of `resilient_calls_total`.
@@ -217,10 +218,15 @@ _registry: weakref.WeakValueDictionary[str, Measures] = weakref.WeakValueDiction
 _registry_lock = new_lock()
 
 
+def every_measures() -> list[Measures]:
+    """Return the measures of everything that is guarded now, as they are."""
+    with _registry_lock:  # others may be made meanwhile
+        return alive(_registry)
+
+
 def all_measures() -> list[Measures]:
     """Return the measures of everything that is guarded now, ordered by name, settled."""
-    with _registry_lock:  # others may be made meanwhile
-        found = alive(_registry)
+    found = every_measures()
     found.sort(key=lambda measures: measures.name)
     for measures in found:
         measures.settle()

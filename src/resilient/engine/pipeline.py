@@ -8,6 +8,7 @@ decided late.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from math import inf
@@ -19,7 +20,7 @@ from resilient.engine.call import Call
 from resilient.engine.drivers import TurnedAsync
 from resilient.engine.isolation import isolated
 from resilient.engine.locks import new_lock
-from resilient.engine.measures import Measures
+from resilient.engine.measures import Measures, every_measures
 from resilient.engine.outcome import Outcome
 from resilient.engine.refusals import Refusals, Refuse, refusals_of
 from resilient.engine.steps import Attempt, Proceed, Steps
@@ -91,6 +92,7 @@ class Pipeline:
         "_late",
         "_refusals",
         "_refuse",
+        "_turn",
         "accept",
         "give",
         "journal",
@@ -125,6 +127,8 @@ class Pipeline:
         self.judge = is_failure
         self.lane = Lane()
         self.journal: list[float] = []
+        #: Taken by whoever takes what is in the journal, and by the end of the pipeline for good.
+        self._turn: list[None] = [None]
         self._refusals: Refusals | None = None
         self._refuse: Refuse | None = None
         self._chain: Proceed | None = None
@@ -211,6 +215,11 @@ class Pipeline:
 
     def refresh(self) -> None:
         """Open the fast lane if every strategy is at rest, else close it."""
+        self._look()
+        if self._refusals is not None:
+            self._refusals.tell()
+
+    def _look(self) -> None:
         with _changing:
             at_rest = (
                 self.name not in faults.active
@@ -225,8 +234,11 @@ class Pipeline:
                 self.lane.epoch = object()
                 self._renew_due(clock.now())
             self.lane.refuse = None if faults.passing.depth else self._refuse
-        if self._refusals is not None:
-            self._refusals.tell()
+
+    def begin_again(self) -> None:
+        """Finish, in a forked child, what a thread of its parent was about to do."""
+        self._turn[:] = (None,)
+        self._look()
 
     def settle(self) -> None:
         """Tell measures and strategies of the successes in the journal."""
@@ -236,26 +248,40 @@ class Pipeline:
         if not journal and self.resolution is None:
             return
         with self.measures.lock:
-            size = len(journal)
-            durations = journal[:size]
-            del journal[:size]
-            now = clock.now()
-            when = self._ended_by(now)
-            self._renew_due(now)
-            if not size:
+            try:
+                self._turn.pop()
+            except IndexError:  # it goes, and has put its journal down; or is being settled by us
                 return
-            for strategy in self._absorbing:
-                strategy.absorb(durations, when)
-            self.measures.returned(durations)
+            try:
+                size = len(journal)
+                durations = journal[:size]
+                del journal[:size]
+                now = clock.now()
+                when = self._ended_by(now)
+                self._renew_due(now)
+                if not size:
+                    return
+                for strategy in self._absorbing:
+                    strategy.absorb(durations, when)
+                self.measures.returned(durations)
+            finally:
+                self._turn[:] = (None,)
 
     def __del__(self) -> None:
-        # At any moment, in any thread: nothing may be decided here, and nothing may be lost.
-        journal: list[float] | None = getattr(self, "journal", None)
-        if journal:
+        # At any moment, in any thread: nothing may be decided here, and nothing may be lost. Weak
+        # references still lead here, so that somebody may be about to settle this very journal.
+        if not getattr(self, "journal", None):
+            return
+        try:
+            self._turn.pop()
+        except IndexError:
+            return
+        durations = tuple(self.journal)
+        if durations:
             when = self._ended_by(clock.now())
             for strategy in self._absorbing:
-                strategy.leftovers.put(list(journal), when)
-            self.measures.leftovers.put(list(journal), when)
+                strategy.leftovers.put(list(durations), when)
+            self.measures.leftovers.put(list(durations), when)
 
     def _ended_by(self, now: float) -> float:
         """Return a time at about which what is in the journal has ended: before it was due."""
@@ -354,3 +380,12 @@ def _attempt(call: Call) -> Steps[Outcome]:
         function, call.args, call.kwargs, call.limit, call.workers, late
     )
     return outcome
+
+
+def _begin_all_again() -> None:
+    for measures in list(every_measures()):
+        for pipeline in measures.pipelines:
+            pipeline.begin_again()
+
+
+os.register_at_fork(after_in_child=_begin_all_again)
