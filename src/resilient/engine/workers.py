@@ -281,6 +281,7 @@ class Workers:
         except RuntimeError:  # the platform has no thread to give, or the process is ending
             with self._lock:
                 self._size -= 1
+                self._next_turn_locked()  # whoever waits for this one waits in vain
             return None
         return worker
 
