@@ -148,6 +148,8 @@ class _Permits:
         return True
 
     def give(self) -> None:
+        if len(self.free) >= self.size:
+            return  # of a call that was in flight when its process was forked: none is missing here
         self.free.append(None)
         if self.queue:
             self._hand_over()
