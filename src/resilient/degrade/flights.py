@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable
 from contextvars import ContextVar
 from types import TracebackType
@@ -13,6 +14,7 @@ from resilient.engine.isolation import isolated
 from resilient.engine.locks import new_lock
 from resilient.engine.outcome import Outcome
 from resilient.engine.waiting import Waiter
+from resilient.engine.weak import WeakGroup
 
 __all__ = ["Flight", "Flights"]
 
@@ -73,11 +75,16 @@ class Flight:
 class Flights:
     """The calls in progress, by key; there are never more than there are callers."""
 
-    __slots__ = ("_by_key", "_lock")
+    __slots__ = ("__weakref__", "_by_key", "_lock")
 
     def __init__(self) -> None:
         self._lock = new_lock()
         self._by_key: dict[Hashable, Flight] = {}
+        _all_flights.add(self)
+
+    def forget(self) -> None:
+        """Forget the calls that the threads of the parent carry out, in a forked child."""
+        self._by_key = {}
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -118,3 +125,14 @@ class Flights:
                 del self._by_key[key]
         if flight.cancel is not None:
             flight.cancel()
+
+
+_all_flights: WeakGroup[Flights] = WeakGroup()
+
+
+def _forget_all() -> None:
+    for flights in _all_flights:
+        flights.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
