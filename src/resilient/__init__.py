@@ -237,14 +237,15 @@ def __dir__() -> list[str]:
 
 def _log_signals() -> None:
     """Log every signal; the first one loads what logs them."""
-    from resilient.engine import signals
+    from resilient.engine import locks, signals
 
     tell: Any = None
 
     def log(name: str, fields: Any) -> None:
         nonlocal tell
         if tell is None:
-            from resilient.telemetry.events import log as tell
+            with locks.loading:
+                from resilient.telemetry.events import log as tell
         tell(name, fields)
 
     signals.subscribe(log)

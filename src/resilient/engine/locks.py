@@ -7,7 +7,13 @@ import weakref
 from threading import RLock
 from typing import Any
 
-__all__ = ["new_lock"]
+__all__ = ["loading", "new_lock"]
+
+#: Held while something is imported at its first use. A fork waits for it: the lock of a module
+#: that another thread is loading would never be free again in the child.
+loading = RLock()
+LONGEST_LOADING = 2.0
+_waited = False
 
 # A list of references, swept as it grows: there are many locks, and a set takes twice the memory.
 _locks: list[weakref.ref[Any]] = []
@@ -40,4 +46,21 @@ def _free_all() -> None:
             lock._at_fork_reinit()
 
 
+def _wait_for_loading() -> None:
+    global _waited
+    _waited = loading.acquire(timeout=LONGEST_LOADING)
+
+
+def _go_on_loading() -> None:
+    if _waited:
+        loading.release()
+
+
+def _free_loading() -> None:
+    loading._at_fork_reinit()  # type: ignore[attr-defined]
+
+
+os.register_at_fork(
+    before=_wait_for_loading, after_in_parent=_go_on_loading, after_in_child=_free_loading
+)
 os.register_at_fork(after_in_child=_free_all)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
+from resilient.engine.locks import loading
 from resilient.engine.isolation import isolated
 from resilient.telemetry.logs import Log
 from resilient.telemetry.repeats import Limit, Repeats
@@ -103,8 +104,9 @@ def _tell(name: str, fields: Mapping[str, Any]) -> None:
 
 def _for_those_on_call(dependency: str) -> dict[str, Any]:
     """Return what is served while a dependency is down, whose it is, and what to do."""
-    from resilient.dependency import all_dependencies
-    from resilient.telemetry.served import served_instead
+    with loading:
+        from resilient.dependency import all_dependencies
+        from resilient.telemetry.served import served_instead
 
     known: dict[str, Any] = {"served_instead": ", ".join(served_instead(dependency)) or "nothing"}
     for one in all_dependencies():
