@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
-from resilient.engine.locks import loading
 from resilient.engine.isolation import isolated
+from resilient.engine.locks import loading
 from resilient.telemetry.logs import Log
 from resilient.telemetry.repeats import Limit, Repeats
 
