@@ -43,6 +43,7 @@ class TurnedAsync(BaseException):
 
 def drive(steps: Steps[T]) -> T:
     """Carry `steps` out on this thread and return what they come to."""
+    reply: Any = None
     try:
         step = next(steps)
         while True:
@@ -53,8 +54,11 @@ def drive(steps: Steps[T]) -> T:
             else:
                 step = steps.send(reply)
     except StopIteration as finished:
-        result: T = finished.value
-        return result
+        return finished.value  # type: ignore[no-any-return]
+    finally:
+        # An error's traceback refers to this frame, which must not refer to the error: what a
+        # failed call leaves behind would be there until the garbage collector runs.
+        reply = None
 
 
 async def drive_async(steps: Steps[T]) -> T:
