@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -60,12 +61,12 @@ def strategies_of(kind: str, name: str) -> list[Strategy]:
 class Told:
     """All that can be seen of a guarded function after each call of a history."""
 
-    def __init__(self, kind: str, *, awake: bool) -> None:
+    def __init__(self, kind: str, *, awake: bool, is_async: bool = False) -> None:
         name = f"lanes {next(numbers)}"
         self.step: Step = (0.0, True)
         strategies = strategies_of(kind, name)
         self.breaker = next(one for one in strategies if isinstance(one, CircuitBreaker))
-        function: Callable[[], Any] = self.dependency
+        function: Callable[[], Any] = self.dependency_async if is_async else self.dependency
         for strategy in reversed([Awake(), *strategies] if awake else strategies):
             function = strategy(function)
         self.guarded = function
@@ -73,10 +74,18 @@ class Told:
 
     def dependency(self) -> str:
         """Take the time of this step, and fail or answer."""
-        seconds, well = self.step
+        clock.current.sleep(self.step[0])
+        return self.answer()
+
+    async def dependency_async(self) -> str:
+        """Do the same in a task."""
+        await asyncio.sleep(self.step[0])
+        return self.answer()
+
+    def answer(self) -> str:
+        """Fail or answer, as this step says."""
         self.made += 1
-        clock.current.sleep(seconds)
-        if not well:
+        if not self.step[1]:
             raise ConnectionError("down")
         return f"answer {self.made}"
 
@@ -84,11 +93,38 @@ class Told:
         """Make a call, and return what it came to with the state after it."""
         self.step = step
         try:
-            came_to: object = self.guarded()
+            return self.state_with(self.guarded())
         except Exception as error:
-            came_to = type(error), getattr(error, "retry_after", None)
+            return self.state_with((type(error), getattr(error, "retry_after", None)))
+
+    async def after_async(self, step: Step) -> tuple[object, ...]:
+        """Do the same and await it."""
+        self.step = step
+        try:
+            return self.state_with(await self.guarded())
+        except Exception as error:
+            return self.state_with((type(error), getattr(error, "retry_after", None)))
+
+    def state_with(self, came_to: object) -> tuple[object, ...]:
+        """Return what a call came to with the state after it."""
         circuit = self.breaker
         return came_to, self.made, circuit.current_state, circuit.retry_after
+
+    def through(self, history: History, virtual: VirtualTime) -> list[object]:
+        """Make all calls, and return what was seen after each and what was counted in the end."""
+        seen: list[object] = []
+        for pause, step in history:
+            virtual.advance(pause)
+            seen.append(self.after(step))
+        return [*seen, self.counted()]
+
+    async def through_async(self, history: History, virtual: VirtualTime) -> list[object]:
+        """Do the same in a task."""
+        seen: list[object] = []
+        for pause, step in history:
+            virtual.advance(pause)
+            seen.append(await self.after_async(step))
+        return [*seen, self.counted()]
 
     def counted(self) -> tuple[object, ...]:
         """Return all counts, settled."""
@@ -127,12 +163,20 @@ def test_both_lanes_decide_and_count_alike(kind: str, history: History) -> None:
     told: list[list[object]] = []
     for awake in (False, True):
         with VirtualTime(start=1000.0) as virtual:
-            one = Told(kind, awake=awake)
-            seen: list[object] = []
-            for pause, step in history:
-                virtual.advance(pause)
-                seen.append(one.after(step))
-            told.append([*seen, one.counted()])
+            told.append(Told(kind, awake=awake).through(history, virtual))
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("kind", [*ALONE, *STACKED])
+@settings(deadline=None, max_examples=30)
+@given(history=histories)
+def test_both_lanes_decide_and_count_alike_for_what_is_awaited(kind: str, history: History) -> None:
+    """After each awaited call of a random history, nothing tells the lanes apart either."""
+    told: list[list[object]] = []
+    for awake in (False, True):
+        with VirtualTime(start=1000.0) as virtual:
+            one = Told(kind, awake=awake, is_async=True)
+            told.append(virtual.run(one.through_async(history, virtual)))
     assert told[0] == told[1]
 
 

@@ -4,8 +4,10 @@ A flag, two readings of the clock, the call, one append. Everything else (an err
 is not at rest, a limit from outside) goes on in the slow lane, with the outcome in hand if there
 is one, so that nothing is ever called twice.
 
-These two functions are the library's hottest code. They differ only where Python wants it:
-`await`, and what an asynchronous function may be.
+These functions are the library's hottest code, and each is written out, as a call within them costs
+as much as all that they do. The two colours differ only where Python wants it: `await`, and what an
+asynchronous function may be. The short form of each leaves out what its pipeline has no use for,
+and is otherwise the same. Arguments by name are unpacked only where there are any.
 """
 
 from __future__ import annotations
@@ -46,8 +48,11 @@ clock.followers.append(_follow)
 def sync_lane(pipeline: Pipeline, function: Function) -> Function:
     """Return `function` guarded by `pipeline`."""
     called = on_worker(pipeline, function)
+    accept = _accepting(pipeline)
+    if pipeline.take is None and accept is None:
+        return _short_sync_lane(pipeline, function, called)
     lane, journal, settle = pipeline.lane, pipeline.journal, pipeline.settle
-    take, give, accept = pipeline.take, pipeline.give, _accepting(pipeline)
+    take, give = pipeline.take, pipeline.give
     limit_around, note = ambient.get, journal.append
 
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -60,7 +65,7 @@ def sync_lane(pipeline: Pipeline, function: Function) -> Function:
         else:
             start = now()
             try:
-                value = called(*args, **kwargs)
+                value = called(*args, **kwargs) if kwargs else called(*args)
             except Exception as error:
                 outcome = Outcome.failed(error, start)
             except BaseException:
@@ -93,12 +98,56 @@ def sync_lane(pipeline: Pipeline, function: Function) -> Function:
     return guarded
 
 
+def _short_sync_lane(pipeline: Pipeline, function: Function, called: Function) -> Function:
+    """Return the same for a pipeline that takes no permits and looks at no answers: most do not."""
+    lane, journal, settle = pipeline.lane, pipeline.journal, pipeline.settle
+    limit_around, note = ambient.get, journal.append
+
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        epoch = lane.epoch
+        if epoch is None or limit_around() is not None:
+            refuse = lane.refuse
+            outcome: Outcome | Refused | None = None if refuse is None else refuse()
+            if outcome is None:
+                outcome = run(pipeline, function, args, kwargs)
+        else:
+            start = now()
+            try:
+                value = called(*args, **kwargs) if kwargs else called(*args)
+            except Exception as error:
+                outcome = Outcome.failed(error, start)
+            except BaseException:
+                _interrupted(pipeline, start)
+                raise
+            else:
+                if type(value) is CoroutineType:
+                    return run_async(pipeline, function, args, kwargs, value)
+                if lane.epoch is epoch:
+                    note(now() - start)
+                    if len(journal) >= JOURNAL_SIZE:
+                        settle()
+                    return value
+                outcome = Outcome(value, None, start, now())
+            outcome = run(pipeline, function, args, kwargs, outcome)
+        if outcome.error is None:
+            return outcome.value
+        try:
+            raise outcome.error
+        finally:
+            del outcome
+
+    return guarded
+
+
 def async_lane(pipeline: Pipeline, function: Function) -> Function:
     """Return the asynchronous `function` guarded by `pipeline`."""
+    accept, limit = _accepting(pipeline), tightest(pipeline)
+    if pipeline.take is None and accept is None and limit is None:
+        return _short_async_lane(pipeline, function)
     lane, journal, settle = pipeline.lane, pipeline.journal, pipeline.settle
-    take, give, accept = pipeline.take, pipeline.give, _accepting(pipeline)
+    take, give = pipeline.take, pipeline.give
     limit_around, note = ambient.get, journal.append
-    limit, name, enter = tightest(pipeline), pipeline.name, ambient.set
+    name, enter = pipeline.name, ambient.set
     seconds = 0.0 if limit is None else limit.seconds or 0.0
     begin = None if limit is None else limit.cuts.begin
 
@@ -117,7 +166,7 @@ def async_lane(pipeline: Pipeline, function: Function) -> Function:
                 if begin is not None:
                     cut = begin(start + seconds, seconds, name, limit)
                     token = enter(cut)
-                value = await function(*args, **kwargs)
+                value = await (function(*args, **kwargs) if kwargs else function(*args))
             except Exception as error:
                 if cut is not None:
                     cut.end(token)
@@ -142,6 +191,47 @@ def async_lane(pipeline: Pipeline, function: Function) -> Function:
                         give()
                     return value
                 outcome = Outcome(value, None, start, end)
+            call = Call(pipeline, function, args, kwargs, is_async=True, resumed=outcome)
+            outcome = await drive_async(pipeline.steps(call))
+        if outcome.error is None:
+            return outcome.value
+        try:
+            raise outcome.error
+        finally:
+            del outcome
+
+    return guarded
+
+
+def _short_async_lane(pipeline: Pipeline, function: Function) -> Function:
+    """Return the same for a pipeline that takes no permits, looks at no answers and has no limit."""
+    lane, journal, settle = pipeline.lane, pipeline.journal, pipeline.settle
+    limit_around, note = ambient.get, journal.append
+
+    async def guarded(*args: Any, **kwargs: Any) -> Any:
+        epoch = lane.epoch
+        if epoch is None or limit_around() is not None:
+            refuse = lane.refuse
+            outcome: Outcome | Refused | None = None if refuse is None else refuse()
+            if outcome is None:
+                call = Call(pipeline, function, args, kwargs, is_async=True)
+                outcome = await drive_async(pipeline.steps(call))
+        else:
+            start = now()
+            try:
+                value = await (function(*args, **kwargs) if kwargs else function(*args))
+            except Exception as error:
+                outcome = Outcome.failed(error, start)
+            except BaseException:
+                _interrupted(pipeline, start)
+                raise
+            else:
+                if lane.epoch is epoch:
+                    note(now() - start)
+                    if len(journal) >= JOURNAL_SIZE:
+                        settle()
+                    return value
+                outcome = Outcome(value, None, start, now())
             call = Call(pipeline, function, args, kwargs, is_async=True, resumed=outcome)
             outcome = await drive_async(pipeline.steps(call))
         if outcome.error is None:
