@@ -13,6 +13,7 @@ import inspect
 import pathlib
 import re
 import string
+import sys
 import uuid
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias
@@ -81,10 +82,16 @@ def _from_template(template: str, target: Target) -> KeyFunction:
     signature = target.signature
     if signature is None:
         raise InvalidUse(f"key={template!r}: {target.name} has no signature; give a function")
-    parts = [
-        (_getter(field, template, target, signature), _written(template, conversion, form or ""))
+    fields = [
+        (field, form or "", conversion)
         for _, field, form, conversion in parsed
         if field is not None
+    ]
+    if len(fields) == 1 and fields[0][0] in signature.parameters and fields[0][1:] == ("", None):
+        return _from_parameter(template, *_place(fields[0][0], template, target, signature))
+    parts = [
+        (_getter(field, template, target, signature), _written(template, conversion, form))
+        for field, form, conversion in fields
     ]
     if len(parts) == 1:
         get, text = parts[0]
@@ -96,21 +103,10 @@ def _getter(
     field: str, template: str, target: Target, signature: inspect.Signature
 ) -> Callable[[tuple[Any, ...], Mapping[str, Any]], Any]:
     name = field.split(".", maxsplit=1)[0].split("[", maxsplit=1)[0]
-    parameter = signature.parameters.get(name)
-    if parameter is None:
-        known = ", ".join(signature.parameters) or "none"
-        raise InvalidSetting("key", template, f"made of the parameters of {target.name}: {known}")
-    kinds = inspect.Parameter
-    if parameter.kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD):
-        raise InvalidSetting("key", template, "made of single parameters, not of * or **")
-    position = list(signature.parameters).index(name)
-    is_positional = parameter.kind is not kinds.KEYWORD_ONLY
-    default = parameter.default
+    name, position, default = _place(name, template, target, signature)
 
     def get(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        if is_positional and position < len(args):
-            return args[position]
-        return kwargs.get(name, default)
+        return args[position] if position < len(args) else kwargs.get(name, default)
 
     if field == name:
         return get
@@ -119,6 +115,36 @@ def _getter(
         return string.Formatter().get_field(field, (), {name: get(args, kwargs)})[0]
 
     return get_within
+
+
+def _from_parameter(template: str, name: str, position: int, default: Any) -> KeyFunction:
+    """Return the same for one parameter as it is: most are that, and each answer is kept under one.
+
+    It is a part of the fast lane, and so written out.
+    """
+
+    def key(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Key:
+        value = args[position] if position < len(args) else kwargs.get(name, default)
+        return (template, value if type(value) is str else _text(value))
+
+    return key
+
+
+def _place(
+    name: str, template: str, target: Target, signature: inspect.Signature
+) -> tuple[str, int, Any]:
+    """Return a parameter's name, its place among those by position, and its default."""
+    parameter = signature.parameters.get(name)
+    if parameter is None:
+        known = ", ".join(signature.parameters) or "none"
+        raise InvalidSetting("key", template, f"made of the parameters of {target.name}: {known}")
+    kinds = inspect.Parameter
+    if parameter.kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD):
+        raise InvalidSetting("key", template, "made of single parameters, not of * or **")
+    position = list(signature.parameters).index(name)
+    if parameter.kind is kinds.KEYWORD_ONLY:
+        position = sys.maxsize
+    return name, position, parameter.default
 
 
 def _written(template: str, conversion: str | None, form: str) -> Callable[[Any], str]:
