@@ -28,7 +28,7 @@ MANIFESTS := .venv/manifests-$(VERSION)
 # How many processes share the tests; 0 runs them in one, as debuggers need it.
 JOBS := 2
 
-.PHONY: help demo test proof test-lowest coverage mutation check manifests docs bench dev clean
+.PHONY: help demo test soak proof test-lowest coverage mutation check manifests docs bench dev clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ test: $(TEST)/.ready ## Run the tests (ARGS="-k circuit" is handed to pytest)
 
 proof: $(TEST)/.ready ## Run what takes minutes: killed processes, generated tests at length, installed packages
 	@$(TEST)/bin/python -m pytest -m proof -o faulthandler_timeout=1500 $(ARGS)
+
+soak: $(TEST)/.ready ## Run everything with faults for MINUTES=10; fails if anything grows or is miscounted
+	@PYTHONPATH=. $(TEST)/bin/python -m tests.soak.soak --minutes $(or $(MINUTES),10)
 
 test-lowest: $(LOWEST)/.ready ## Run the tests with the oldest versions of dependencies that pyproject.toml allows
 	@$(LOWEST)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
