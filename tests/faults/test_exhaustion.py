@@ -1,0 +1,175 @@
+"""No file descriptors, no threads: calls fail clearly or go on, and all is well afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resilient import (
+    CircuitBreaker,
+    Outbox,
+    OutboxError,
+    SQLiteStore,
+    WorkersSaturated,
+    cached,
+    queued,
+    timeout,
+    with_fallback,
+)
+
+_names = (f"exhausted {number}" for number in count())
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 10.0
+    while not holds() and time.monotonic() < until:
+        time.sleep(0.01)
+    return holds()
+
+
+class Descriptors:
+    """Takes all file descriptors that there are, and gives them back."""
+
+    def __enter__(self) -> None:
+        self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = max(int(one.name) for one in Path("/proc/self/fd").iterdir()) + 20
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, self._limits[1]))
+        self._taken: list[int] = []
+        while True:
+            try:
+                self._taken.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:  # there are no more
+                return
+
+    def __exit__(self, *error: object) -> None:
+        for one in self._taken:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """The platform has no thread to give, as at the limit of a container."""
+
+    def refused(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    yield monkeypatch
+    monkeypatch.undo()
+
+
+def test_without_descriptors_a_cache_in_a_file_is_done_without(tmp_path: Path) -> None:
+    """Calls are answered, and the file is used again when there are descriptors."""
+    store = SQLiteStore(tmp_path / "cache.db", name=next(_names))
+
+    @with_fallback(cached(ttl=60, key="{number}", store=store), "fallback")
+    def fetch(number: int, fails: bool = False) -> Any:
+        if fails:
+            raise ConnectionError
+        return number
+
+    with Descriptors():
+        assert [fetch(1), fetch(2, True)] == [1, "fallback"]
+
+    def is_kept() -> bool:
+        return fetch(3) == 3 and fetch(3, True) == 3
+
+    assert eventually(is_kept)
+
+
+def test_without_descriptors_nothing_is_acknowledged_that_is_not_kept(tmp_path: Path) -> None:
+    """A call that cannot be put off fails with its own error, and the next one can be."""
+    outbox = Outbox(tmp_path / "outbox.db", name=next(_names))
+
+    @with_fallback(queued(outbox, name=next(_names)))
+    def charge(order: int) -> None:
+        raise ConnectionError(order)
+
+    with Descriptors(), pytest.raises(ConnectionError) as failed:
+        charge(1)
+    assert isinstance(failed.value.__cause__, OutboxError | OSError) or failed.value.__notes__
+    receipt: Any = charge(2)
+    assert [call.id for call in outbox.pending()] == [receipt.id]
+    outbox.close()
+
+
+def test_without_descriptors_a_connection_fails_with_its_own_error() -> None:
+    """The error is the platform's, the circuit opens, and closes when there are descriptors."""
+    breaker = CircuitBreaker(next(_names), fail_max=1, reset_timeout=0)
+
+    @breaker
+    def look() -> str:
+        return Path(os.devnull).read_text(encoding="utf-8")
+
+    assert look() == ""
+    with Descriptors(), pytest.raises(OSError, match="Too many open files"):
+        look()
+    assert breaker.transitions["open"] == 1
+    assert look() == ""
+    assert breaker.current_state == "closed"
+
+
+def test_without_threads_timed_calls_are_rejected_as_saturated(
+    no_threads: pytest.MonkeyPatch,
+) -> None:
+    """They fail at once, with an error that says nothing against the dependency."""
+    breaker = CircuitBreaker(next(_names), fail_max=1, reset_timeout=60)
+
+    @breaker
+    @timeout(5)
+    def fetch() -> str:
+        return "answer"
+
+    for _ in range(3):
+        with pytest.raises(WorkersSaturated):
+            fetch()
+    assert breaker.current_state == "closed"
+    no_threads.undo()
+    assert fetch() == "answer"
+
+
+def test_without_threads_tasks_are_limited_all_the_same(no_threads: pytest.MonkeyPatch) -> None:
+    """A limit on a coroutine needs no thread; one on a plain function of a task does."""
+
+    @timeout(5)
+    async def fetch() -> str:
+        return "answer"
+
+    assert asyncio.run(fetch()) == "answer"
+
+
+def test_a_circuit_that_opens_without_threads_is_probed_once_there_are_some(
+    no_threads: pytest.MonkeyPatch,
+) -> None:
+    """The timer that could not begin begins with the next rejection at the latest."""
+    breaker = CircuitBreaker(
+        next(_names), fail_max=1, reset_timeout=60, probe=lambda: True, probe_every=0.05
+    )
+
+    @breaker
+    def fetch(fails: bool) -> str:
+        if fails:
+            raise ConnectionError
+        return "answer"
+
+    with pytest.raises(ConnectionError):
+        fetch(True)
+    no_threads.undo()
+
+    def is_back() -> bool:
+        try:
+            return fetch(False) == "answer"
+        except Exception:
+            return False
+
+    assert eventually(is_back)
