@@ -18,7 +18,7 @@ import os
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -436,7 +436,7 @@ def _attributes(value: object) -> list[str]:
 
 
 @contextmanager
-def steered(*more: str) -> Iterator[None]:
+def steered(*more: str) -> Generator[None]:
     """Replace the library's locks, threads and clock by ones that a scheduler knows.
 
     `more` are files besides the library's that are gone through step by step.
