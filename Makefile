@@ -40,7 +40,7 @@ test: $(TEST)/.ready ## Run the tests (ARGS="-k circuit" is handed to pytest)
 	@$(TEST)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 proof: $(TEST)/.ready ## Run what takes minutes: killed processes, generated tests at length, installed packages
-	@$(TEST)/bin/python -m pytest -m proof -o faulthandler_timeout=1500 $(ARGS)
+	@$(TEST)/bin/python -m pytest -n $(JOBS) --dist worksteal -m proof -o faulthandler_timeout=1500 $(ARGS)
 
 soak: $(TEST)/.ready ## Run everything with faults for MINUTES=10; fails if anything grows or is miscounted
 	@PYTHONPATH=. $(TEST)/bin/python -m tests.soak.soak --minutes $(or $(MINUTES),10)
