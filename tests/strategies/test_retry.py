@@ -30,6 +30,7 @@ from resilient import (
     timeout,
 )
 from resilient.engine.isolation import broken
+from resilient.strategies.retry_after import asked_to_wait
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted, calls, each, series
 
@@ -674,6 +675,13 @@ def test_retry_after_can_be_a_date(
     began = virtual_time.now()
     retry(on=Throttled)(ask)()
     assert 8 <= virtual_time.now() - began <= 10
+
+
+def test_a_retry_after_beyond_all_floats_is_none(virtual_time: VirtualTime) -> None:
+    """What no number can be is not honoured, and is no error of the one who reads it."""
+    error = ConnectionError("busy")
+    error.retry_after = 10**400  # type: ignore[attr-defined]
+    assert asked_to_wait(error) is None
 
 
 def test_retry_after_is_capped(virtual_time: VirtualTime) -> None:

@@ -51,22 +51,25 @@ def parsed(value: object) -> float | None:
 
     A date is the one thing here that needs the wall clock, as it is on that of the callee.
     """
-    if isinstance(value, dt.timedelta):
-        value = value.total_seconds()
-    if isinstance(value, dt.datetime):
-        value = value.timestamp() - time.time()
     if isinstance(value, bytes):
         value = value.decode("latin-1")
-    if isinstance(value, bool):
+    try:
+        if isinstance(value, str):
+            value = _of_text(value)
+        if isinstance(value, dt.timedelta):
+            value = value.total_seconds()
+        if isinstance(value, dt.datetime):
+            value = value.timestamp() - time.time()
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        seconds = float(value)
+    except (ValueError, TypeError, OverflowError, OSError):  # no number, or beyond all floats
         return None
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            try:
-                value = parsedate_to_datetime(str(value)).timestamp() - time.time()
-            except (ValueError, TypeError, OverflowError):
-                return None
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return max(0.0, float(value))
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _of_text(text: str) -> float | dt.datetime:
+    try:
+        return float(text)
+    except ValueError:
+        return parsedate_to_datetime(text)
