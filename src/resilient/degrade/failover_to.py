@@ -142,10 +142,10 @@ class FailoverTo(Strategy, Reported):
         """Whether the function itself is asked first."""
         return self._preferred == 0
 
-    def absorb(self, durations: list[float], when: float) -> None:
+    def absorb(self, count: int, seconds: float, when: float) -> None:
         """Forget failures: they were not in a row."""
         with self._lock:
-            if durations and self._preferred == 0:
+            if count and self._preferred == 0:
                 self._failures = 0
 
     def steps(self, call: Call, proceed: Proceed) -> Steps[Outcome]:

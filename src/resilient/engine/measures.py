@@ -62,9 +62,9 @@ class Histogram:
         counts[bisect_left(self.bounds, seconds)] += 1
         self.sum += seconds
 
-    def observe_all(self, batch: list[float]) -> None:
-        """Count the values of `batch`, which is sorted on the way."""
-        self.sum += sum(batch)
+    def observe_all(self, batch: list[float], total: float) -> None:
+        """Count the values of `batch`, which is sorted on the way and comes to `total`."""
+        self.sum += total
         counts = self._own_counts()
         if max(batch) <= self.bounds[0]:
             counts[0] += len(batch)
@@ -139,14 +139,14 @@ class Measures:
             self._take_up_leftovers()
 
     def _take_up_leftovers(self) -> None:
-        self.leftovers.take_up(lambda durations, _when: self.returned(durations))
+        self.leftovers.take_up(lambda durations, _when: self.returned(durations, sum(durations)))
 
-    def returned(self, durations: list[float]) -> None:
-        """Count successful calls of one attempt each."""
+    def returned(self, durations: list[float], seconds: float) -> None:
+        """Count successful calls of one attempt each, of `seconds` together."""
         with self.lock:
             self.calls["success"] += len(durations)
             self.attempts += len(durations)
-            self.durations.observe_all(durations)
+            self.durations.observe_all(durations, seconds)
 
     def ended(self, outcome: str, duration: float, attempts: int, retries: int) -> None:
         """Count one call that went through the slow lane."""
@@ -161,7 +161,7 @@ class Measures:
         count = len(durations)
         with self.lock:
             self.calls["rejected" if tier is None else "degraded"] += count
-            self.durations.observe_all(durations)
+            self.durations.observe_all(durations, sum(durations))
             self._count_locked(self.rejections, reason, count)
             if tier is not None:
                 self._count_locked(self.fallbacks, tier, count)

@@ -261,9 +261,10 @@ class Pipeline:
                 self._renew_due(now)
                 if not size:
                     return
+                seconds = sum(durations)
                 for strategy in self._absorbing:
-                    strategy.absorb(durations, when)
-                self.measures.returned(durations)
+                    strategy.absorb(size, seconds, when)
+                self.measures.returned(durations, seconds)
             finally:
                 self._turn[:] = (None,)
 

@@ -89,8 +89,8 @@ class LanePart:
         """A function that looks at each success, and says whether it is one for this strategy."""
         return None
 
-    def absorb(self, durations: list[float], when: float) -> None:
-        """Take note of successful calls that ended at about `when`."""
+    def absorb(self, count: int, seconds: float, when: float) -> None:
+        """Take note of `count` successes, of `seconds` together, that ended at about `when`."""
 
 
 class Strategy(LanePart):
@@ -174,7 +174,7 @@ class Strategy(LanePart):
         self._take_up_leftovers()
 
     def _take_up_leftovers(self) -> None:
-        self.leftovers.take_up(self.absorb)
+        self.leftovers.take_up(lambda batch, when: self.absorb(len(batch), sum(batch), when))
 
     def rest_changed(self) -> None:
         """Open or close the fast lanes of all that this strategy guards."""

@@ -76,6 +76,8 @@ class RetryBudget:
 
     def put(self, successes: int = 1) -> None:
         """Put in what `successes` are worth."""
+        if self._left >= self.size:
+            return
         with self._lock:
             # Rounded, for ten tenths are to be one.
             filled = round(self._left + successes * self.per_success, 6)
@@ -230,10 +232,10 @@ class Retry(Strategy):
         on_result = self.on_result
         return lambda _args, _kwargs, value, _seconds: not _dislikes(on_result, value)
 
-    def absorb(self, durations: list[float], when: float) -> None:
+    def absorb(self, count: int, seconds: float, when: float) -> None:
         """Put the successes of the fast lane into the budget."""
         if self.budget is not None:
-            self.budget.put(len(durations))
+            self.budget.put(count)
 
     # The slow lane
 

@@ -215,9 +215,9 @@ class CircuitBreaker(CircuitInterface):
 
         return Rejecting(circuit, error, CircuitOpen)
 
-    def absorb(self, durations: list[float], when: float) -> None:
+    def absorb(self, count: int, seconds: float, when: float) -> None:
         """Count the successes of the fast lane."""
-        self._circuit.absorb(durations, when)
+        self._circuit.absorb(count, seconds, when)
 
     def attach(self, target: Target) -> CircuitBreaker:
         """Take the name of the first function that it guards, if it has none."""

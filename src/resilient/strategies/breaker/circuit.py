@@ -176,15 +176,14 @@ class Circuit:
 
     # Taking note
 
-    def absorb(self, durations: list[float], when: float) -> None:
-        """Count successes that the fast lane has let in."""
-        count = len(durations)
+    def absorb(self, count: int, seconds: float, when: float) -> None:
+        """Count successes that the fast lane has let in, and that took so many seconds together."""
         with self.lock:
             if self.state == CLOSED:
                 self._seen += count
                 self.consecutive = 0
                 self._window.add_successes(count, when)
-                self._learn_usual_locked(sum(durations) / count, count)
+                self._learn_usual_locked(seconds / count, count)
 
     @_locked
     def record(
