@@ -236,19 +236,17 @@ def __dir__() -> list[str]:
 
 
 def _log_signals() -> None:
-    """Log every signal; the first one loads what logs them."""
+    """Log every signal; the first one loads what logs them, which takes its place."""
     from resilient.engine import locks, signals
 
-    tell: Any = None
+    def load(name: str, fields: Any) -> None:
+        with locks.loading:
+            from resilient.telemetry.events import log
 
-    def log(name: str, fields: Any) -> None:
-        nonlocal tell
-        if tell is None:
-            with locks.loading:
-                from resilient.telemetry.events import log as tell
-        tell(name, fields)
+        signals.replace(load, log)
+        log(name, fields)
 
-    signals.subscribe(log)
+    signals.subscribe(load)
 
 
 _log_signals()

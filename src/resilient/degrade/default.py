@@ -29,11 +29,11 @@ class Default(Tier[D]):
 
     def __init__(self, value: Any, limit: float | None = None) -> None:
         super().__init__(limit)
-        self._value = value
+        self.value = value
         self._takes_call = False
         if not callable(value):
             try:
-                copy.deepcopy(value)
+                self.is_constant = copy.deepcopy(value) is value
             except Exception as error:
                 raise InvalidUse(
                     f"default({type(value).__qualname__}): the value cannot be copied for each "
@@ -41,31 +41,31 @@ class Default(Tier[D]):
                 ) from None
 
     def __repr__(self) -> str:
-        return f"default({getattr(self._value, '__qualname__', type(self._value).__name__)})"
+        return f"default({getattr(self.value, '__qualname__', type(self.value).__name__)})"
 
     def attach(self, target: Target) -> Tier[D]:
         """Find out whether a function wants the arguments of the call."""
         tier = super().attach(target)
-        if not callable(self._value):
+        if not callable(self.value):
             return tier
         tier = copy.copy(tier)
         assert isinstance(tier, Default)
-        tier._takes_call = _needs_arguments(self._value)
-        if tier._takes_call and inspect.isclass(self._value):
+        tier._takes_call = _needs_arguments(self.value)
+        if tier._takes_call and inspect.isclass(self.value):
             raise InvalidUse(
-                f"default({self._value.__qualname__}): the class needs arguments; give a function "
+                f"default({self.value.__qualname__}): the class needs arguments; give a function "
                 "that makes an instance, so that none of the call's arguments gets in by accident"
             )
-        checked(self._value, target, "default", takes_call=tier._takes_call)
+        checked(self.value, target, "default", takes_call=tier._takes_call)
         return tier
 
     @property
     def plain(self) -> tuple[Any, Callable[[], Any] | None] | None:
         """The value, if it cannot be changed or is copied by one of Python's own functions."""
-        value = self._value
+        value = self.value
         if callable(value):
             return None
-        if copy.deepcopy(value) is value:
+        if self.is_constant:
             return value, None
         if type(value) in (list, set) and all(copy.deepcopy(one) is one for one in value):
             return None, value.copy
@@ -75,11 +75,11 @@ class Default(Tier[D]):
 
     def answer(self, call: Call, failed: Outcome) -> Steps[Answer]:
         """Copy the value, or call the function."""
-        if not callable(self._value):
+        if not callable(self.value):
             now = clock.now()
-            return Answer(Outcome(copy.deepcopy(self._value), None, now, now))
+            return Answer(Outcome(copy.deepcopy(self.value), None, now, now))
         args, kwargs = (call.args, call.kwargs) if self._takes_call else ((), {})
-        return Answer((yield from self.invoke(call, self._value, args, kwargs)))
+        return Answer((yield from self.invoke(call, self.value, args, kwargs)))
 
 
 def _needs_arguments(function: Callable[..., Any]) -> bool:

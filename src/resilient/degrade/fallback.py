@@ -132,13 +132,18 @@ class Fallback(Strategy, Generic[D]):
         """Proceed, and serve a tier if that comes to nothing."""
         if self._freshness is not None and call.resumed is None:
             outcome = yield from self._freshness.steps(call, proceed)
-        else:
+        elif self._keepers:
             outcome = yield from self._proceed(call, proceed)
+        else:
+            outcome = yield from proceed(call)
         error = outcome.error
         if error is None or not self._serves(error):
             return outcome
         failures: list[tuple[str, Exception]] = []
         for tier in self.tiers:
+            if tier.is_constant:
+                note_served(call, tier.name, None, type(error).__name__)
+                return Outcome(tier.value, None, outcome.started, clock.now())
             answer = yield from self._ask(tier, call, outcome)
             if answer.outcome.error is None:
                 note_served(call, tier.name, answer.age, type(error).__name__)

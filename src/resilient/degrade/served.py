@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resilient.degrade.degradations import Degradation, note_degradation
+from resilient.degrade.degradations import Degradation, note_degradation, scope
 from resilient.engine import signals
 from resilient.engine.call import Served
 from resilient.engine.notes import annotate
@@ -22,19 +22,22 @@ def note_served(call: Call, tier: str, age: float | None, reason: str) -> None:
     rounded = None if age is None else round(age, 3)
     call.served = Served(tier, rounded, reason)
     call.pipeline.measures.served(tier, age)
-    note_degradation(Degradation(call.name, tier, rounded, reason))
-    tell_served(call.name, tier, rounded, reason)
+    name = call.pipeline.name
+    if scope.get() is not None:
+        note_degradation(Degradation(name, tier, rounded, reason))
+    tell_served(name, tier, rounded, reason)
 
 
 def tell_served(dependency: str, tier: str, age: float | None, reason: str, count: int = 1) -> None:
     """Tell those who listen that `tier` has answered, or that it has answered `count` calls."""
+    more = {} if count == 1 else {"count": count}
     signals.emit(
         "resilient.fallback_served",
         dependency=dependency,
         tier=tier,
         age_seconds=age,
         reason=reason,
-        **({} if count == 1 else {"count": count}),
+        **more,
     )
 
 

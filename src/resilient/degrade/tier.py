@@ -43,6 +43,9 @@ class Tier(ABC, Generic[D_co]):
 
     #: The label of `resilient_fallbacks_total`.
     name: str
+    #: Whether the answer is always `value`, which nobody can change.
+    is_constant: bool = False
+    value: Any = None
 
     def __init__(self, limit: float | None = None) -> None:
         self.limit = None if limit is None else settings.seconds("timeout", limit, above_zero=True)

@@ -58,8 +58,10 @@ class Histogram:
     def observe(self, seconds: float) -> None:
         """Count one value."""
         seconds = max(seconds, 0.0)  # a call may outlive the clock of the test that it began in
-        counts = self._own_counts()
-        counts[bisect_left(self.bounds, seconds)] += 1
+        counts = self.counts
+        if type(counts) is tuple:
+            counts = self._own_counts()
+        counts[bisect_left(self.bounds, seconds)] += 1  # type: ignore[index]
         self.sum += seconds
 
     def observe_all(self, batch: list[float], total: float) -> None:
@@ -169,7 +171,10 @@ class Measures:
     def served(self, tier: str, age: float | None = None) -> None:
         """Count an answer of a fallback's tier, and how old it is if that is known."""
         with self.lock:
-            self._count_locked(self.fallbacks, tier)
+            if tier in self.fallbacks:
+                self.fallbacks[tier] += 1
+            else:
+                self._count_locked(self.fallbacks, tier)
             if age is not None:
                 self.stale_ages.observe(age)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from resilient.engine.isolation import isolated
+from resilient.engine.isolation import report_broken
 
 __all__ = ["annotate"]
 
@@ -12,9 +12,10 @@ def annotate(error: Exception, begin: str, *lines: str) -> None:
 
     An error object that is raised over and over must not collect a note each time.
     """
-    isolated("note", None, _annotate, error, begin, lines)
-
-
-def _annotate(error: Exception, begin: str, lines: tuple[str, ...]) -> None:
-    earlier = [one for one in getattr(error, "__notes__", ()) if not one.startswith(begin)]
-    error.__notes__ = [*earlier, *lines]
+    try:
+        earlier = getattr(error, "__notes__", ())
+        if earlier:
+            earlier = [one for one in earlier if not one.startswith(begin)]
+        error.__notes__ = [*earlier, *lines]
+    except Exception as broken:
+        report_broken("note", broken)

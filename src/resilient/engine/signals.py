@@ -13,7 +13,7 @@ from resilient.engine.isolation import report_broken, reporters
 from resilient.engine.locks import new_lock
 from resilient.errors import ResilientError
 
-__all__ = ["Listener", "emit", "subscribe", "unsubscribe"]
+__all__ = ["Listener", "emit", "replace", "subscribe", "unsubscribe"]
 
 Listener = Callable[[str, Mapping[str, Any]], object]
 
@@ -63,6 +63,12 @@ def unsubscribe(listener: Listener) -> None:
     global _listeners
     with _changing:
         _listeners = tuple(one for one in _listeners if one != listener)
+
+
+def replace(listener: Listener, other: Listener) -> None:
+    """Call `other` from now on where `listener` was called."""
+    global _listeners
+    _listeners = tuple(other if one is listener else one for one in _listeners)
 
 
 def emit(name: str, **fields: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from resilient.engine import settings
 from resilient.engine.isolation import isolated
@@ -22,7 +22,15 @@ Matches: TypeAlias = (
     type[BaseException] | Iterable[type[BaseException]] | Callable[[BaseException], bool]
 )
 #: Called with the error, and with what makes tenacity's view of the call if that is needed.
-Matcher: TypeAlias = "Callable[[Exception, Callable[[], RetryCallState]], bool]"
+Matcher: TypeAlias = "Callable[[Exception | None, Callable[[], RetryCallState]], bool]"
+
+
+class ErrorMatcher(Protocol):
+    """Tells whether an error is meant; tenacity's view of the call is not needed for that."""
+
+    def __call__(self, error: Any, _state: object = None) -> bool:
+        """Return whether `error` is meant."""
+        ...
 
 
 def matcher(parameter: str, on: Matches | retry_base) -> Matcher:
@@ -33,8 +41,7 @@ def matcher(parameter: str, on: Matches | retry_base) -> Matcher:
             settings.plain_function(parameter, part)
         decide: Any = on
         return lambda _error, state: bool(decide(state()))
-    matches = error_matcher(parameter, on)  # type: ignore[arg-type]
-    return lambda error, _state: matches(error)
+    return error_matcher(parameter, on)  # type: ignore[arg-type]
 
 
 def judges_values(on: object) -> bool:
@@ -57,7 +64,7 @@ def _parts(on: Any) -> Iterator[Any]:
         yield on
 
 
-def error_matcher(parameter: str, on: Matches) -> Callable[[Exception], bool]:
+def error_matcher(parameter: str, on: Matches) -> ErrorMatcher:
     """Return a function that tells whether an error, or all leaves of a group, is one of `on`."""
     if callable(on) and not isinstance(on, type):
         return _of_leaves(settings.plain_function(parameter, on))
@@ -70,12 +77,17 @@ def error_matcher(parameter: str, on: Matches) -> Callable[[Exception], bool]:
 
 
 @lru_cache  # most dependencies name the same few types
-def _of_types(types: tuple[type[BaseException], ...]) -> Callable[[Exception], bool]:
-    return _of_leaves(lambda error: isinstance(error, types))
+def _of_types(types: tuple[type[BaseException], ...]) -> ErrorMatcher:
+    def matches(error: BaseException, _state: object = None) -> bool:
+        if isinstance(error, types):
+            return True
+        return isinstance(error, BaseExceptionGroup) and all(map(matches, error.exceptions))
+
+    return matches
 
 
-def _of_leaves(is_meant: Callable[[BaseException], bool]) -> Callable[[Exception], bool]:
-    def matches(error: BaseException) -> bool:
+def _of_leaves(is_meant: Callable[[BaseException], bool]) -> ErrorMatcher:
+    def matches(error: BaseException, _state: object = None) -> bool:
         if is_meant(error):
             return True
         return isinstance(error, BaseExceptionGroup) and all(map(matches, error.exceptions))
@@ -88,6 +100,8 @@ def speaks_for(on: Matches, exclude: Matches | None) -> Callable[[Exception], bo
 
     Rejections do, whatever `on` says, unless they are excluded: they are failures noticed earlier.
     """
+    if on is Exception and exclude is None:
+        return lambda _error: True
     matches = error_matcher("on", on)
     excludes = None if exclude is None else error_matcher("exclude", exclude)
 

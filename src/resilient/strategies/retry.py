@@ -217,7 +217,7 @@ class Retry(Strategy):
         retrying = copy.copy(self)
         Strategy.__init__(retrying)
         retrying._join_budget()
-        retrying._matches = lambda error, _state: matches(error)
+        retrying._matches = lambda error, _state: error is not None and matches(error)
         return retrying
 
     # The fast lane

@@ -38,7 +38,8 @@ def asked_to_wait(error: BaseException) -> float | None:
 
 
 def _header(place: Any) -> Any:
-    if isinstance(place, Mapping) or (hasattr(place, "get") and hasattr(place, "keys")):
+    # What can be asked comes first: most errors cannot, and it takes no time to find out.
+    if hasattr(place, "get") and (isinstance(place, Mapping) or hasattr(place, "keys")):
         for name in ("Retry-After", "retry-after", "retry_after"):
             found = place.get(name)
             if found is not None:
