@@ -199,9 +199,9 @@ class SystemClock:
                     coroutine.close()
         return asyncio.run(limited)
 
-    async def sleep_async(self, seconds: float) -> None:
+    def sleep_async(self, seconds: float) -> Coroutine[Any, Any, None]:
         """Sleep on the running loop."""
-        await asyncio.sleep(seconds)
+        return asyncio.sleep(seconds)
 
     async def wait_async(self, waiter: Waiter, until: float | None) -> bool:
         """Await a future that the waking resolves, from whatever thread."""

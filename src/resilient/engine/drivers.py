@@ -16,9 +16,9 @@ from typing import Any, TypeVar, final
 
 from resilient.engine import clock
 from resilient.engine.callables import is_async_function, plain_name
-from resilient.engine.limits import ambient
+from resilient.engine.limits import Limit, ambient
 from resilient.engine.outcome import Outcome
-from resilient.engine.steps import Attempt, Detach, Invoke, Sleep, Step, Steps, Wait
+from resilient.engine.steps import Attempt, Detach, Invoke, Sleep, Steps, Wait
 from resilient.engine.timers import Cuts
 from resilient.errors import ResilientError
 
@@ -48,7 +48,7 @@ def drive(steps: Steps[T]) -> T:
         step = next(steps)
         while True:
             try:
-                reply = _carry_out(step)
+                reply = _invoke(step) if isinstance(step, Invoke) else _carry_out(step)
             except BaseException as interruption:
                 step = steps.throw(interruption)
             else:
@@ -63,24 +63,34 @@ def drive(steps: Steps[T]) -> T:
 
 async def drive_async(steps: Steps[T]) -> T:
     """Carry `steps` out in this task and return what they come to."""
+    reply: Any = None
     try:
         step = next(steps)
         while True:
             try:
-                reply = await _carry_out_async(step)
+                if isinstance(step, Invoke):
+                    reply = await (
+                        _invoke_async(step)
+                        if step.limit is None
+                        else _invoke_within(step, step.limit)
+                    )
+                elif isinstance(step, Sleep):
+                    await clock.current.sleep_async(step.seconds)
+                    reply = None
+                else:
+                    reply = await _carry_out_async(step)
             except BaseException as interruption:
                 step = steps.throw(interruption)
             else:
                 step = steps.send(reply)
     except StopIteration as finished:
-        result: T = finished.value
-        return result
+        return finished.value  # type: ignore[no-any-return]
+    finally:
+        reply = None  # as above: what is called here may be a plain function
 
 
-def _carry_out(step: Step) -> Any:
+def _carry_out(step: Sleep | Wait | Detach) -> Any:
     match step:
-        case Invoke():
-            return _invoke(step)
         case Sleep():
             return clock.current.sleep(step.seconds)
         case Wait():
@@ -134,12 +144,8 @@ def needs_a_loop(function: Callable[..., Any]) -> ResilientError:
     return ResilientError(f"{name} is asynchronous and cannot serve a synchronous call")
 
 
-async def _carry_out_async(step: Step) -> Any:
+async def _carry_out_async(step: Wait | Detach) -> Any:
     match step:
-        case Invoke():
-            return await _invoke_async(step)
-        case Sleep():
-            return await clock.current.sleep_async(step.seconds)
         case Wait():
             return await clock.current.wait_async(step.waiter, step.until)
         case Detach():
@@ -161,15 +167,17 @@ def _detached_ended(task: asyncio.Task[Any]) -> None:
 
 async def _invoke_async(step: Invoke) -> Outcome:
     started = clock.now()
-    limit = step.limit
-    if limit is None:
-        try:
-            value = step.function(*step.args, **step.kwargs)
-            if inspect.isawaitable(value):
-                value = await value
-        except Exception as error:
-            return Outcome.failed(error, started)
-        return Outcome(value, None, started, clock.now())
+    try:
+        value = step.function(*step.args, **step.kwargs)
+        if type(value) is CoroutineType or inspect.isawaitable(value):
+            value = await value
+    except Exception as error:
+        return Outcome.failed(error, started)
+    return Outcome(value, None, started, clock.now())
+
+
+async def _invoke_within(step: Invoke, limit: Limit) -> Outcome:
+    started = clock.now()
     if limit.expires <= started:
         return Outcome(None, limit.too_late(), started, started)
     cuts: Cuts = getattr(limit.owner, "cuts", _unowned)

@@ -204,7 +204,7 @@ def async_lane(pipeline: Pipeline, function: Function) -> Function:
 
 
 def _short_async_lane(pipeline: Pipeline, function: Function) -> Function:
-    """Return the same for a pipeline that takes no permits, looks at no answers and has no limit."""
+    """Return the same for a pipeline without permits, limits and answers to be looked at."""
     lane, journal, settle = pipeline.lane, pipeline.journal, pipeline.settle
     limit_around, note = ambient.get, journal.append
 
@@ -304,6 +304,7 @@ def run(
 ) -> Outcome:
     """Take a call through the slow lane; if it turns out asynchronous, its value is a coroutine."""
     call = Call(pipeline, function, args, kwargs, is_async=False, resumed=resumed)
+    call.in_place = True
     try:
         return drive(pipeline.steps(call))
     except TurnedAsync as turned:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import TracebackType
 from typing import Any, final
 
@@ -29,7 +30,10 @@ class Outcome:
     @classmethod
     def failed(cls, error: Exception, started: float) -> Outcome:
         """Return the outcome of a call that has just raised `error`, our own frames dropped."""
-        error.__traceback__ = own_frames_dropped(error.__traceback__)
+        traceback = error.__traceback__
+        while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_HERE):
+            traceback = traceback.tb_next
+        error.__traceback__ = traceback
         return cls(None, error, started, clock.now())
 
     @property
@@ -63,10 +67,10 @@ def own_frames_dropped(traceback: TracebackType | None) -> TracebackType | None:
     A guarded call adds exactly one frame of ours to a traceback, however many strategies there
     are; the guard adds that one when it raises.
     """
-    while traceback is not None and _is_ours(traceback):
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_HERE):
         traceback = traceback.tb_next
     return traceback
 
 
-def _is_ours(traceback: TracebackType) -> bool:
-    return str(traceback.tb_frame.f_globals.get("__name__", "")).startswith("resilient.")
+#: Where the library's code is, as its frames say.
+_HERE = own_frames_dropped.__code__.co_filename.removesuffix(f"engine{os.sep}outcome.py")

@@ -331,9 +331,14 @@ class Pipeline:
             return False
         return all(strategy.is_failure(error) for strategy in self.strategies)
 
-    def inside(self, strategy: Strategy) -> tuple[Strategy, ...]:
-        """Return the strategies further in than `strategy`."""
-        return self.strategies[self.strategies.index(strategy) + 1 :]
+    def refuses(self, call: Call, strategy: Strategy) -> bool:
+        """Whether a strategy further in than `strategy` would reject `call` if it were made now."""
+        for one in reversed(self.strategies):
+            if one is strategy:
+                return False
+            if one.refuses(call):
+                return True
+        raise AssertionError("unreachable")
 
     def came_late(self, call: Call, outcome: Outcome) -> None:
         """Tell strategies what an abandoned call came to after all."""
@@ -376,11 +381,24 @@ def _attempt(call: Call) -> Steps[Outcome]:
     function = call.function
     if faults.active and (fault := faults.active.get(call.name)) is not None:
         function = partial(fault, function)
-    late = partial(call.pipeline.came_late, call) if call.workers and call.pipeline.late else None
-    outcome: Outcome = yield Attempt(
-        function, call.args, call.kwargs, call.limit, call.workers, late
-    )
-    return outcome
+    if not call.in_place or call.limit is not None or call.workers is not None:
+        late = (
+            partial(call.pipeline.came_late, call) if call.workers and call.pipeline.late else None
+        )
+        outcome: Outcome = yield Attempt(
+            function, call.args, call.kwargs, call.limit, call.workers, late
+        )
+        return outcome
+    # A plain call needs nothing that a driver has. No local name is given to what it came to: an
+    # error's traceback leads to this frame, and must not lead from here to the error.
+    started = clock.now()
+    try:
+        value = function(*call.args, **call.kwargs)
+    except Exception as error:
+        return Outcome.failed(error, started)
+    if type(value) is CoroutineType:
+        raise TurnedAsync(value)
+    return Outcome(value, None, started, clock.now())
 
 
 def _begin_all_again() -> None:

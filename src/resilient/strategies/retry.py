@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from resilient.engine import clock, settings, signals
 from resilient.engine.call import Call
-from resilient.engine.isolation import isolated
+from resilient.engine.isolation import isolated, report_broken
 from resilient.engine.leftovers import Leftovers
 from resilient.engine.locks import new_lock
 from resilient.engine.notes import annotate
@@ -245,28 +245,32 @@ class Retry(Strategy):
         history = _History(self, call)
         for attempt in count(1):
             outcome = yield from proceed(call)
-            history.note(attempt, outcome)
-            if outcome.error is None and not self._wants_another(outcome.value, history):
+            history.attempt, history.outcome = attempt, outcome
+            error = outcome.error
+            if error is None and not self._wants_another(outcome.value, history):
                 if self.budget is not None:
                     self.budget.put()
                 return outcome
-            if isinstance(outcome.error, CallRejected | DeadlineExceeded):
+            if isinstance(error, _REFUSALS):
                 if failed is None:
                     return outcome
-                return _stopped(failed, call, attempt - 1, _why_refused(outcome.error))
+                return _stopped(failed, call, attempt - 1, _why_refused(error))
             failed = outcome
-            reason, pause = self._pause_after(attempt, outcome, call, history)
+            reason, pause = self._pause_after(attempt, error, call, history)
             if reason is not None:
                 return _stopped(outcome, call, attempt, reason)
             call.retries += 1
             signals.emit(
                 "resilient.retry_scheduled",
-                dependency=call.name,
+                dependency=call.pipeline.name,
                 attempt=attempt,
-                wait_seconds=round(pause, 4),
-                error=None if outcome.error is None else type(outcome.error).__name__,
+                wait_seconds=pause,
+                error=None if error is None else type(error).__name__,
             )
-            yield Sleep(pause)
+            if pause > 0 or (
+                call.is_async and (attempt % _AT_ONCE == 0 or outcome.duration > _BRIEFLY)
+            ):
+                yield Sleep(pause)
         raise AssertionError("unreachable")
 
     def _wants_another(self, value: Any, history: _History) -> bool:
@@ -278,13 +282,16 @@ class Retry(Strategy):
     def _is_matched(self, error: Exception | None, history: _History) -> bool:
         if self._matches is None:
             return False
-        return bool(isolated("retry on", False, self._matches, error, history.state))
+        try:
+            return bool(self._matches(error, history.state))
+        except Exception as broken:
+            report_broken("retry on", broken)
+            return False
 
     def _pause_after(
-        self, attempt: int, outcome: Outcome, call: Call, history: _History
+        self, attempt: int, error: Exception | None, call: Call, history: _History
     ) -> tuple[str | None, float]:
         """Return why there is no further attempt, or None and the seconds until it."""
-        error = outcome.error
         if error is not None and not self._is_matched(error, history):
             return "not retryable", 0.0
         if self.after is not None:
@@ -293,12 +300,16 @@ class Retry(Strategy):
             return "attempts", 0.0
         pause = self._pause(attempt, history)
         if error is not None:
-            asked = isolated("retry_after", None, asked_to_wait, error)
+            try:
+                asked = asked_to_wait(error)
+            except Exception as broken:
+                report_broken("retry_after", broken)
+                asked = None
             if asked is not None:
                 pause = max(pause, min(asked, self.max_retry_after))
         if self.stop is not None and self._is_enough(self.stop, pause, history):
             return "attempts", 0.0
-        if any(strategy.refuses(call) for strategy in call.pipeline.inside(self)):
+        if call.pipeline.refuses(call, self):
             return "circuit", 0.0
         if call.limit is not None and clock.now() + pause >= call.limit.expires:
             return "deadline", 0.0
@@ -313,13 +324,20 @@ class Retry(Strategy):
             pause = isolated("retry wait", None, self.wait, history.state())
             if isinstance(pause, int | float) and 0 <= pause < inf:
                 return float(pause)
-        bound: float = min(self.wait_max, self.wait_initial * 2.0 ** min(attempt - 1, 60))
-        return random.uniform(0.0, bound)
+        bound: float = self.wait_initial * 2.0 ** (attempt - 1 if attempt < 60 else 60)
+        return min(self.wait_max, bound) * random.random()
 
     def _is_enough(self, stop: Callable[..., Any], pause: float, history: _History) -> bool:
         state = history.state()
         state.upcoming_sleep = pause
         return bool(isolated("retry stop", True, stop, state))
+
+
+#: Without a pause, other tasks have their turn after so many attempts, or one of so many seconds.
+_AT_ONCE = 4
+_BRIEFLY = 0.001
+#: What says nothing about the dependency: the call was not made.
+_REFUSALS = (CallRejected, DeadlineExceeded)
 
 
 def _hook(parameter: str, function: Callable[..., Any] | None) -> Callable[..., Any] | None:
@@ -340,7 +358,7 @@ def _stopped(outcome: Outcome, call: Call, attempts: int, reason: str) -> Outcom
     """Say in a note on the error why there was no further attempt."""
     error = outcome.error
     if error is not None:
-        begin = f"resilient: {call.name}: "
+        begin = f"resilient: {call.pipeline.name}: "
         seconds = clock.now() - call.started
         plural = "" if attempts == 1 else "s"
         note = f"{begin}{attempts} attempt{plural} in {seconds:.3f} s, stopped by: {reason}"
@@ -352,30 +370,26 @@ def _stopped(outcome: Outcome, call: Call, attempts: int, reason: str) -> Outcom
 class _History:
     """What tenacity's objects want to know about a call; made only if there are such objects."""
 
-    __slots__ = ("_attempt", "_call", "_outcome", "_retry", "_state")
+    __slots__ = ("_call", "_retry", "_state", "attempt", "outcome")
 
     def __init__(self, retry: Retry, call: Call) -> None:
         self._retry = retry
         self._call = call
         self._state: RetryCallState | None = None
-        self._attempt = 0
-        self._outcome: Outcome | None = None
-
-    def note(self, attempt: int, outcome: Outcome) -> None:
-        self._attempt = attempt
-        self._outcome = outcome
+        self.attempt = 0
+        self.outcome: Outcome | None = None
 
     def state(self) -> RetryCallState:
         from tenacity import Future, RetryCallState
 
-        call, outcome, state = self._call, self._outcome, self._state
+        call, outcome, state = self._call, self.outcome, self._state
         if state is None:
             state = self._state = RetryCallState(self._retry, call.function, (), {})  # type: ignore[arg-type]
             state.start_time = call.started
-        if outcome is not None and (state.outcome is None or state.attempt_number != self._attempt):
-            state.attempt_number = self._attempt
+        if outcome is not None and (state.outcome is None or state.attempt_number != self.attempt):
+            state.attempt_number = self.attempt
             state.outcome = Future.construct(
-                self._attempt,
+                self.attempt,
                 outcome.value if outcome.error is None else outcome.error,
                 outcome.error is not None,
             )
