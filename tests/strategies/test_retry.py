@@ -198,6 +198,31 @@ def test_what_is_no_exception_is_never_tried_again(
     assert ask.calls == 1
 
 
+@pytest.mark.parametrize(("seconds", "turns"), [(0.0, 5), (0.002, 20)])
+async def test_tasks_have_their_turn_between_attempts_without_a_pause(
+    virtual_time: VirtualTime, seconds: float, turns: int
+) -> None:
+    """After four attempts that take no time, and after each that takes more than a millisecond."""
+    had = 0
+
+    async def other() -> None:
+        nonlocal had
+        while True:
+            had += 1
+            await asyncio.sleep(0)
+
+    @retry(on=ConnectionError, attempts=21, wait_initial=0, budget=None)
+    async def ask() -> None:
+        virtual_time.sleep(seconds)
+        raise ConnectionError("down")
+
+    task = asyncio.create_task(other())
+    with pytest.raises(ConnectionError):
+        await ask()
+    task.cancel()
+    assert had == turns
+
+
 async def test_a_cancelled_call_is_not_tried_again() -> None:
     """Cancellation of the caller ends the call, whatever `on` names."""
     attempts = 0
