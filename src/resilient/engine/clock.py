@@ -85,7 +85,7 @@ class Clock(Protocol):
         """Run `coroutine` for at most `seconds`, on `loop` if that still runs, and return."""
         ...
 
-    async def sleep_async(self, seconds: float) -> None:
+    def sleep_async(self, seconds: float) -> Coroutine[Any, Any, None]:
         """Let `seconds` pass for the current task."""
         ...
 

@@ -77,6 +77,7 @@ class Repeats:
     def is_first(self, name: str, limit: Limit, fields: Mapping[str, Any]) -> bool:
         """Whether an event is to be told now; if not, it is counted for the next summary."""
         kind = name, limit.kind_of(fields)
+        times: int = fields.get("count", 1)
         with self._lock:
             repeat = self._kinds.get(kind)
             if repeat is None and len(self._kinds) >= MOST_KINDS:
@@ -87,7 +88,7 @@ class Repeats:
                 if self._timer is None:
                     self._timer = clock.current.later(INTERVAL, self._due)
                 return True
-            repeat.count += fields.get("count", 1)
+            repeat.count += times
             repeat.fields = fields
             return False
 
