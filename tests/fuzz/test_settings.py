@@ -443,7 +443,7 @@ SETTINGS: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@examples(30)
+@examples(20)
 @given(given=ANYTHING)
 @example(given=Given(10**400))
 @example(given=Given(10**5000))

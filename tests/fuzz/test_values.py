@@ -48,7 +48,7 @@ header_values = st.one_of(
 )
 
 
-@examples(100)
+@examples(60)
 @given(
     value=st.one_of(
         header_values,
@@ -74,7 +74,7 @@ def test_any_retry_after_is_a_number_of_seconds_or_nothing(value: Any) -> None:
         assert seconds is None or (isinstance(seconds, float) and 0 <= seconds < math.inf)
 
 
-@examples(100)
+@examples(60)
 @given(value=st.one_of(header_values, st.from_regex(r"[0-9]{1,9}[HMSmun]?", fullmatch=True)))
 def test_any_deadline_header_is_a_number_of_seconds_or_nothing(value: str) -> None:
     """Up to eight digits of the common kind and a unit, else it is as if there were none."""
@@ -82,7 +82,7 @@ def test_any_deadline_header_is_a_number_of_seconds_or_nothing(value: str) -> No
     assert seconds is None or 0 <= seconds <= 99_999_999 * 3600
 
 
-@examples(100)
+@examples(60)
 @given(given=st.none() | st.text(), traceparent=st.none() | st.text())
 def test_any_request_id_is_short_and_plain(given: str | None, traceparent: str | None) -> None:
     """What a client sends goes into logs and headers: it is one line of plain characters."""
@@ -91,7 +91,7 @@ def test_any_request_id_is_short_and_plain(given: str | None, traceparent: str |
     assert set(found) <= set(string.ascii_letters + string.digits + "._~:/+=@-")
 
 
-@examples(100)
+@examples(60)
 @given(
     st.lists(
         st.builds(
@@ -158,7 +158,7 @@ arguments = st.recursive(
 )
 
 
-@examples(150)
+@examples(80)
 @given(template=templates, user=arguments, page=arguments)
 def test_any_template_makes_a_key_or_is_refused(template: str, user: Any, page: Any) -> None:
     """It is refused when decorating; a key that it makes is the same for the same arguments."""
@@ -173,7 +173,7 @@ def test_any_template_makes_a_key_or_is_refused(template: str, user: Any, page: 
     assert hash(made) == hash(key((user,), {"page": page}))
 
 
-@examples(100)
+@examples(60)
 @given(user=arguments, page=arguments)
 def test_all_arguments_make_a_key_that_tells_types_apart(user: Any, page: Any) -> None:
     """Plain values have a key, however deep; one of another type has another key."""
@@ -187,7 +187,7 @@ def test_all_arguments_make_a_key_that_tells_types_apart(user: Any, page: Any) -
 # Stored answers
 
 
-@examples(150)
+@examples(80)
 @given(
     value=arguments.filter(lambda one: one == one),
     data=st.data(),

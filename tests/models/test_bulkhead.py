@@ -151,4 +151,4 @@ class Bulkheads(RuleBasedStateMachine):
 
 def test_a_bulkhead_does_what_its_page_says() -> None:
     """Through any comings and goings, cancelled callers too, bulkhead and model agree."""
-    run_state_machine_as_test(Bulkheads, settings=examples(40))
+    run_state_machine_as_test(Bulkheads, settings=examples(25))

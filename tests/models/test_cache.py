@@ -211,4 +211,4 @@ class Caches(RuleBasedStateMachine):
 
 def test_a_cache_does_what_its_page_says() -> None:
     """Through any history, calls are made, shared and served as the model has it."""
-    run_state_machine_as_test(Caches, settings=examples(40))
+    run_state_machine_as_test(Caches, settings=examples(30))

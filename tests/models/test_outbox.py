@@ -279,5 +279,5 @@ def test_an_outbox_does_what_its_page_says(tmp_path: Path) -> None:
     Tables.database = Database(tmp_path / "outbox.db", 5.0)
     # What is on the disk when the power goes is not what this is about.
     Tables.database._opened().execute("PRAGMA synchronous = OFF")
-    run_state_machine_as_test(Tables, settings=examples(30))
+    run_state_machine_as_test(Tables, settings=examples(25))
     Tables.database.close()

@@ -117,4 +117,4 @@ class RateLimits(RuleBasedStateMachine):
 
 def test_a_rate_limit_does_what_its_page_says() -> None:
     """Through any history of calls, each is made, made to wait or rejected as the bucket has it."""
-    run_state_machine_as_test(RateLimits, settings=examples(30))
+    run_state_machine_as_test(RateLimits, settings=examples(25))

@@ -182,7 +182,7 @@ rules = st.builds(
 )
 
 
-@examples(200)
+@examples(120)
 @given(rules=rules, calls=st.lists(st.tuples(st.integers(0, 1), scripts), max_size=8))
 def test_retries_do_what_their_page_says(
     rules: Rules, calls: list[tuple[int, list[Attempt]]]
