@@ -74,6 +74,7 @@ docs: $(DOCS)/.ready ## Build the documentation into docs/_build/html; a warning
 bench: $(BENCH)/.ready ## Measure what a guarded call costs, next to other libraries (QUICK=1 for a first idea)
 	@PYTHONPATH=. $(BENCH)/bin/python benchmarks/run.py $(if $(QUICK),--quick) $(ARGS)
 	@PYTHONPATH=. $(BENCH)/bin/python -m benchmarks.queues
+	@PYTHONPATH=. $(BENCH)/bin/python -m benchmarks.compared
 
 dev: $(DEV)/.ready ## Make one environment with everything, for an editor
 	@echo "$(DEV)/bin/python"
