@@ -34,7 +34,7 @@ __all__ = ["async_lane", "call_through", "run", "run_async", "sync_lane"]
 
 Function = Callable[..., Any]
 
-#: From Python 3.12 on a traceback keeps the generators around a call as well, and with them what the
+#: From Python 3.12 on a traceback keeps the generators around a call too, and with them what the
 #: call came to: garbage that only the collector finds. There, attempts are left to the driver.
 _CALLS_IN_PLACE = sys.version_info < (3, 12)
 
