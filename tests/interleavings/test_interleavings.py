@@ -42,7 +42,7 @@ WHOLE = (
     scenarios.shared_flight,
 )
 #: So many runs are made at the most, so that a busy machine comes to an end.
-MOST_SMALL, MOST_WHOLE = 6000, 1500
+MOST_SMALL, MOST_WHOLE = 2000, 400
 #: Those of them that are explored with two callers, and walked through with three.
 FOR_TWO = (
     scenarios.full_bulkhead,
