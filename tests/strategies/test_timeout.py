@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,12 +17,14 @@ from resilient import (
     WorkersSaturated,
     circuit_breaker,
     deadline,
+    gather_partial,
     remaining,
     retry,
     timeout,
 )
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted, calls, series
+from tests.hard_cases.crowd import eventually
 
 
 async def pause(seconds: float) -> None:
@@ -312,6 +316,35 @@ def test_a_call_on_a_worker_sees_its_callers_context() -> None:
         tenant.reset(token)
     assert seen == "acme"
     assert 0 < left <= 5
+
+
+class Large:
+    """Something that one can see go."""
+
+
+def test_an_idle_worker_keeps_nothing_of_the_call_that_it_has_made() -> None:
+    """Argument and answer of a call on a worker go with its caller, not with the next call."""
+    limit = timeout(5)
+    gone: list[weakref.ref[Large]] = []
+
+    def call() -> None:
+        argument, answer = Large(), Large()
+        gone.extend(map(weakref.ref, (argument, answer)))
+        assert limit(lambda _: gone[1]())(argument) is answer
+
+    def call_beside() -> None:
+        answer = Large()
+        gone.append(weakref.ref(answer))
+        assert gather_partial(part=gone[-1])["part"] is answer
+
+    call()
+    call_beside()
+
+    def is_gone() -> bool:
+        gc.collect()
+        return [reference() for reference in gone] == [None] * 3
+
+    assert eventually(is_gone)
 
 
 def test_the_limit_of_a_caller_reaches_a_call_on_a_worker() -> None:

@@ -160,7 +160,7 @@ class SystemClock:
     def run_limited(self, workers: Workers, step: Invoke) -> Outcome:
         """Call the function on one of `workers`."""
         assert step.limit is not None
-        return workers.run(step.function, step.args, step.kwargs, step.limit, step.late)
+        return workers.run(step, step.limit)
 
     async def run_limited_async(self, workers: Workers, step: Invoke) -> Outcome:
         """Call the function on one of `workers`."""

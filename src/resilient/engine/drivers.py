@@ -115,6 +115,7 @@ def _invoke(step: Invoke) -> Outcome:
     elif limit.expires <= started:
         return Outcome(None, limit.too_late(), started, started)
     elif step.workers is not None:
+        step.limit = limit.for_one_call()
         outcome = clock.current.run_limited(step.workers, step)
         if outcome.error is not None:
             return outcome

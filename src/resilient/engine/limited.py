@@ -34,11 +34,11 @@ def on_worker(pipeline: Pipeline, function: Function) -> Function:
     owner = tightest(pipeline)
     if owner is None:
         return function
-    seconds = owner.seconds or 0.0
+    seconds, name = owner.seconds or 0.0, pipeline.name
     workers = next(one.workers for one in reversed(pipeline.strategies) if one.workers is not None)
 
     def called(*args: Any, **kwargs: Any) -> Any:
-        limit = Limit(clock.now() + seconds, seconds, pipeline.name, owner)
+        limit = Limit(clock.now() + seconds, seconds, name, owner)  # the only one on the fast lane
         late = partial(came_late, args, kwargs) if pipeline.late else None
         step = Invoke(function, args, kwargs, limit, workers, late)
         outcome = clock.current.run_limited(workers, step)

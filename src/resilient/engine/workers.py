@@ -11,15 +11,15 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, final
 
 from resilient.engine import clock
 from resilient.engine.callables import plain_name
 from resilient.engine.isolation import isolated
-from resilient.engine.limits import Limit, ambient, current_limit, tighter
+from resilient.engine.limits import Limit, ambient, tighter
 from resilient.engine.outcome import Outcome
 from resilient.engine.waiting import Waiter
 from resilient.errors import WorkersSaturated
@@ -30,59 +30,50 @@ if TYPE_CHECKING:
 __all__ = ["Workers"]
 
 _IDLE_SECONDS = 30.0
+_LONGEST = threading.TIMEOUT_MAX
 #: Whether the current context is that of a call which somebody has begun on a worker.
 _on_worker: ContextVar[bool] = ContextVar("resilient_on_worker", default=False)
 
 
 @final
 class _Job:
-    """One call on a worker: `notify` is called when it has ended, and releases `done` at first."""
+    """One call on a worker; `notify` is called when it has ended."""
 
     __slots__ = (
         "abandoned",
-        "args",
         "context",
-        "done",
         "ended",
-        "function",
         "interruption",
-        "kwargs",
-        "late",
         "notify",
         "outcome",
+        "step",
     )
 
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        context: Context,
-        late: Callable[[Outcome], object] | None,
-    ) -> None:
-        self.function = function
-        self.args = args
-        self.kwargs = kwargs
+    def __init__(self, step: Invoke, context: Context, notify: Callable[[], object]) -> None:
+        self.step = step
         self.context = context
-        self.late = late
-        self.done = threading.Lock()
-        self.done.acquire()
-        self.notify: Callable[[], object] = self.done.release
+        self.notify = notify
         self.outcome: Outcome | None = None
         self.interruption: BaseException | None = None
         self.ended = False
         self.abandoned = False
 
     def run(self) -> None:
+        step = self.step
         started = clock.now()
         try:
-            value = self.context.run(self.function, *self.args, **self.kwargs)
+            value = self.context.run(step.function, *step.args, **step.kwargs)
         except Exception as error:
             self.outcome = Outcome.failed(error, started)
         except BaseException as interruption:
             self.interruption = interruption
         else:
             self.outcome = Outcome(value, None, started, clock.now())
+
+    def came_late(self) -> None:
+        late, outcome = self.step.late, self.outcome
+        if late is not None and outcome is not None:
+            isolated("late result", None, late, outcome)
 
     def result(self) -> Outcome:
         if self.interruption is not None:
@@ -95,34 +86,42 @@ class _Job:
 class _Worker:
     """A thread that runs one job after another."""
 
-    __slots__ = ("_go", "_job", "_pool")
+    __slots__ = ("_pool", "go", "job")
 
     def __init__(self, pool: Workers) -> None:
         self._pool = pool
-        self._go = threading.Lock()
-        self._go.acquire()
-        self._job: _Job | None = None
+        self.go = threading.Lock()
+        self.go.acquire()
+        self.job: _Job | None = None
 
     def start(self) -> None:
         threading.Thread(target=self._work, name="resilient-worker", daemon=True).start()
 
     def take(self, job: _Job) -> None:
-        self._job = job
-        self._go.release()
+        self.job = job
+        self.go.release()
 
     def _work(self) -> None:
-        pool = self._pool
+        pool, wait = self._pool, self.go.acquire
         while True:
-            if not self._go.acquire(timeout=_IDLE_SECONDS):
+            if not wait(True, _IDLE_SECONDS):
                 if pool._retire(self):
                     return
-                self._go.acquire()  # somebody has just taken this worker, and will say so
-            job, self._job = self._job, None
+                wait()  # somebody has just taken this worker, and will say so
+            job, self.job = self.job, None
             assert job is not None
             job.run()
-            if not pool._finish(self, job):
-                return
-            del job
+            needed, notify = pool._finish(self, job), job.notify
+            if job.abandoned:
+                notify()
+                job.came_late()
+                if not needed:
+                    return
+                job = None
+            else:
+                job = None
+                notify()  # and hardly more: whoever has been woken needs the interpreter next
+            del notify
 
 
 @final
@@ -153,41 +152,39 @@ class Workers:
         self._size = 0
         self._queue: list[threading.Lock] = []
 
-    def run(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        limit: Limit,
-        late: Callable[[Outcome], object] | None = None,
-    ) -> Outcome:
-        """Run a call on a worker and return its outcome, or at its limit the timeout.
+    def run(self, step: Invoke, limit: Limit) -> Outcome:
+        """Make the call of `step` on a worker; return its outcome, or the timeout at its `limit`.
 
-        The time for which a call waits for a worker is not the call's own and does not count.
+        The limit is this call's own. The time for which the call waits for a worker is not.
         """
-        asked, outer = clock.now(), current_limit()
+        started = clock.now()
         try:
             worker = self._idle.pop() if self.abandoned < self.max_abandoned else None
         except IndexError:
             worker = None
         if worker is None:
+            asked, outer = started, limit.outer
             worker = self._another_worker(outer)
+            started = clock.now()
             if worker is None:
                 if outer is not None and outer.expired:
-                    return Outcome(None, outer.too_late(), asked, clock.now())
+                    return Outcome(None, outer.too_late(), asked, started)
                 saturated = WorkersSaturated(limit.name, self.abandoned)
-                return Outcome(None, saturated, asked, clock.now())
-            limit = limit.postponed(clock.now() - asked)
+                return Outcome(None, saturated, asked, started)
+            limit = limit.postponed(started - asked)
             if outer is not None:
                 limit = tighter(outer, limit)
-        started = clock.now()
+            limit = limit.for_one_call()
         context = copy_context()
-        limit = limit.for_one_call()
         context.run(ambient.set, limit)
-        job = _Job(function, args, kwargs, context, late)
-        worker.take(job)
+        done = threading.Lock()
+        done.acquire()
+        job = _Job(step, context, done.release)
+        seconds = min(max(limit.expires - started, 0.0), _LONGEST)
+        worker.job = job
+        worker.go.release()
         try:
-            in_time = clock.current.acquire(job.done, limit.expires - started)
+            in_time = done.acquire(True, seconds)
         except BaseException:
             self._abandon(job)
             raise
@@ -206,9 +203,8 @@ class Workers:
         if worker is None:
             now = clock.now()
             return Outcome(None, WorkersSaturated(step.limit.name, self.abandoned), now, now)
-        job = _Job(step.function, step.args, step.kwargs, copy_context(), step.late)
         ended = Waiter()
-        job.notify = ended.wake
+        job = _Job(step, copy_context(), ended.wake)
         worker.take(job)
         try:
             await clock.current.wait_async(ended, None)
@@ -238,7 +234,6 @@ class Workers:
         context.run(_on_worker.set, True)
         if limit is not None:
             context.run(ambient.set, limit)
-        job = _Job(step.function, step.args, step.kwargs, context, None)
 
         def tell() -> None:
             if not job.abandoned:
@@ -246,7 +241,7 @@ class Workers:
                     limit.ended = True
                 ended(job.interruption or job.result())
 
-        job.notify = tell
+        job = _Job(step, context, tell)
         worker.take(job)
         return partial(self._abandon, job)
 
@@ -319,10 +314,8 @@ class Workers:
                 self._size += needed
             if needed:
                 self._idle.append(worker)
-            self._next_turn_locked()
-        job.notify()
-        if job.abandoned and job.late is not None and job.outcome is not None:
-            isolated("late result", None, job.late, job.outcome)
+            if self._queue:
+                self._next_turn_locked()
         return needed
 
     def _abandon(self, job: _Job) -> bool:
