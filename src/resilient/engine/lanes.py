@@ -38,6 +38,7 @@ Function = Callable[..., Any]
 #: call came to: garbage that only the collector finds. There, attempts are left to the driver.
 _CALLS_IN_PLACE = sys.version_info < (3, 12)
 
+limit_around, enter = ambient.get, ambient.set
 #: The clock's, as a global of this module: it is read twice for each call.
 now = clock.now
 
@@ -57,8 +58,7 @@ def sync_lane(pipeline: Pipeline, function: Function) -> Function:
     if pipeline.take is None and accept is None:
         return _short_sync_lane(pipeline, function, called)
     lane, journal, settle = pipeline.lane, pipeline.journal, pipeline.settle
-    take, give = pipeline.take, pipeline.give
-    limit_around, note = ambient.get, journal.append
+    take, give, note = pipeline.take, pipeline.give, journal.append
 
     def guarded(*args: Any, **kwargs: Any) -> Any:
         epoch = lane.epoch
@@ -106,7 +106,7 @@ def sync_lane(pipeline: Pipeline, function: Function) -> Function:
 def _short_sync_lane(pipeline: Pipeline, function: Function, called: Function) -> Function:
     """Return the same for a pipeline that takes no permits and looks at no answers: most do not."""
     lane, journal, settle = pipeline.lane, pipeline.journal, pipeline.settle
-    limit_around, note = ambient.get, journal.append
+    note = journal.append
 
     def guarded(*args: Any, **kwargs: Any) -> Any:
         epoch = lane.epoch
@@ -150,11 +150,7 @@ def async_lane(pipeline: Pipeline, function: Function) -> Function:
     if pipeline.take is None and accept is None and limit is None:
         return _short_async_lane(pipeline, function)
     lane, journal, settle = pipeline.lane, pipeline.journal, pipeline.settle
-    take, give = pipeline.take, pipeline.give
-    limit_around, note = ambient.get, journal.append
-    name, enter = pipeline.name, ambient.set
-    seconds = 0.0 if limit is None else limit.seconds or 0.0
-    begin = None if limit is None else limit.cuts.begin
+    take, give, note = pipeline.take, pipeline.give, journal.append
 
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         epoch = lane.epoch
@@ -168,8 +164,9 @@ def async_lane(pipeline: Pipeline, function: Function) -> Function:
             start = now()
             cut = token = None
             try:
-                if begin is not None:
-                    cut = begin(start + seconds, seconds, name, limit)
+                if limit is not None:
+                    seconds = limit.seconds
+                    cut = limit.cuts.begin(start + seconds, seconds, pipeline.name, limit)
                     token = enter(cut)
                 value = await (function(*args, **kwargs) if kwargs else function(*args))
             except Exception as error:
@@ -211,7 +208,7 @@ def async_lane(pipeline: Pipeline, function: Function) -> Function:
 def _short_async_lane(pipeline: Pipeline, function: Function) -> Function:
     """Return the same for a pipeline without permits, limits and answers to be looked at."""
     lane, journal, settle = pipeline.lane, pipeline.journal, pipeline.settle
-    limit_around, note = ambient.get, journal.append
+    note = journal.append
 
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         epoch = lane.epoch

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from operator import attrgetter
+from typing import Any, Protocol
 
 from resilient.engine import clock
 from resilient.engine.call import Call
@@ -16,17 +17,22 @@ from resilient.engine.limits import Limit
 from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import Pipeline
 from resilient.engine.steps import Invoke
-from resilient.engine.strategy import Strategy
+from resilient.engine.timers import Cuts
 
 __all__ = ["on_worker", "tightest"]
 
 Function = Callable[..., Any]
 
 
-def tightest(pipeline: Pipeline) -> Strategy | None:
+class _Limiting(Protocol):
+    seconds: float
+    cuts: Cuts
+
+
+def tightest(pipeline: Pipeline) -> _Limiting | None:
     """Return the tightest of the time limits of `pipeline`, if it has any."""
-    limits = [one for one in pipeline.strategies if one.seconds is not None]
-    return min(limits, key=lambda one: one.seconds or 0.0, default=None)
+    limits: list[Any] = [one for one in pipeline.strategies if one.seconds is not None]
+    return min(limits, key=attrgetter("seconds"), default=None)
 
 
 def on_worker(pipeline: Pipeline, function: Function) -> Function:
@@ -34,7 +40,7 @@ def on_worker(pipeline: Pipeline, function: Function) -> Function:
     owner = tightest(pipeline)
     if owner is None:
         return function
-    seconds, name = owner.seconds or 0.0, pipeline.name
+    seconds, name = owner.seconds, pipeline.name
     workers = next(one.workers for one in reversed(pipeline.strategies) if one.workers is not None)
 
     def called(*args: Any, **kwargs: Any) -> Any:

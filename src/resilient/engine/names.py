@@ -75,7 +75,16 @@ class Names(Generic[T]):
         return self._named.get(name)
 
 
+# A module gives many names: they have one origin.
+_latest_origin = ("", 0)
+
+
 def _origin() -> tuple[str, int]:
     """Return the module outside of this library that gives the name, and which load of it."""
+    global _latest_origin
     names = outer_frame().f_globals
-    return names.get("__name__", ""), id(names.get("__spec__"))
+    latest, origin = _latest_origin, (names.get("__name__", ""), id(names.get("__spec__")))
+    if latest == origin:
+        return latest
+    _latest_origin = origin
+    return origin

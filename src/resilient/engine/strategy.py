@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from resilient.engine.pipeline import Pipeline
     from resilient.engine.refusals import Rejecting, StandIn
     from resilient.engine.steps import Proceed, Steps
-    from resilient.engine.timers import Cuts
     from resilient.engine.workers import Workers
 
 __all__ = ["Accept", "LanePart", "Strategy", "Target"]
@@ -57,8 +56,6 @@ class LanePart:
 
     #: Seconds after which a call is taken away from its caller, or None.
     seconds: float | None = None
-    #: What cuts asynchronous calls at that limit.
-    cuts: Cuts
     #: Where synchronous calls run if they are to be abandoned.
     workers: Workers | None = None
     #: Seconds to which the times of successes must be known, or None if only their number counts.

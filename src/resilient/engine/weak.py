@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 # One for all lists: they grow when something is decorated, and are read without it.
 _growing = new_lock()
+# Many lists are given the same thing, and nothing but that; these share what they hold.
+_latest: tuple[weakref.ref[Any], ...] = ()
 
 
 class WeakList(Generic[T]):
@@ -27,9 +29,15 @@ class WeakList(Generic[T]):
 
     def add(self, item: T) -> None:
         """Append `item`; what has gone meanwhile is dropped."""
+        global _latest
         with _growing:
             alive = [one for one in self._references if one() is not None]
-            self._references = (*alive, weakref.ref(item))
+            if alive:
+                self._references = (*alive, weakref.ref(item))
+                return
+            if not _latest or _latest[0]() is not item:
+                _latest = (weakref.ref(item),)
+            self._references = _latest
 
     def __iter__(self) -> Iterator[T]:
         for reference in self._references:

@@ -108,6 +108,10 @@ def _locked(
     return locked
 
 
+#: One empty set for all: most circuits have no probe, most of the time.
+NO_LEASES: frozenset[Admission] = frozenset()
+
+
 @final
 class Circuit:
     """One circuit. Every method that may change it returns its result and the changes."""
@@ -130,7 +134,7 @@ class Circuit:
         self.first_failure: float | None = None
         self._detected_after: float | None = None
         self.ramp: Ramp | None = None
-        self._leases: set[Admission] = set()
+        self._leases = NO_LEASES
         self._reopened = 0
         self._seen = 0
         # (calls seen before, time) of the failures that the next trip may be made of.
@@ -153,7 +157,7 @@ class Circuit:
         if len(self._leases) >= self.rules.probes:
             return Refusal(max(0.0, min(one.expires for one in self._leases) - now))
         probe = Admission(self.generation, is_probe=True, expires=now + lease)
-        self._leases.add(probe)
+        self._leases |= {probe}
         return probe
 
     def admitted_at(self, started: float) -> Admission | None:
@@ -172,7 +176,7 @@ class Circuit:
         """Take a permission back from a call that says nothing: cancelled, excluded, rejected."""
         if admission in self._leases:  # else it is not its business what has changed meanwhile
             self._pass_time_locked(now)
-            self._leases.discard(admission)
+            self._leases -= {admission}
 
     # Taking note
 
@@ -206,7 +210,7 @@ class Circuit:
             self.ramp.record(good=not failed and not slow and not self._is_unusual(seconds))
             self._follow_ramp_locked(now)
         elif admission.is_probe:
-            self._leases.discard(admission)
+            self._leases -= {admission}
             self._probed_locked(now, good=not failed and not slow)
         else:
             if in_a_row:
@@ -293,7 +297,7 @@ class Circuit:
         if self.successes >= self.rules.success_threshold:
             if self.rules.ramp:
                 self.generation += 1
-                self._leases.clear()
+                self._leases = NO_LEASES
                 self.ramp = Ramp(now)
             else:
                 self._close_locked(now, "probe_succeeded")
@@ -372,7 +376,7 @@ class Circuit:
         self.generation += 1
         self.successes = 0
         self.ramp = None
-        self._leases.clear()
+        self._leases = NO_LEASES
         self._changes.append(change)
 
     # From outside
