@@ -44,7 +44,6 @@ class Call:
         "args",
         "attempts",
         "function",
-        "in_place",
         "is_async",
         "kwargs",
         "limit",
@@ -73,8 +72,6 @@ class Call:
         self.args = args
         self.kwargs = kwargs
         self.is_async = is_async
-        #: Whether the function may be called by the innermost step, where nothing limits its time.
-        self.in_place = False
         self.resumed = resumed
         self.started = clock.now() if resumed is None else resumed.started
         self.limit = current_limit()

@@ -13,7 +13,6 @@ and is otherwise the same. Arguments by name are unpacked only where there are a
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Coroutine
 from types import CoroutineType
 from typing import Any
@@ -33,10 +32,6 @@ from resilient.engine.streams import async_stream, sync_stream
 __all__ = ["async_lane", "call_through", "run", "run_async", "sync_lane"]
 
 Function = Callable[..., Any]
-
-#: From Python 3.12 on a traceback keeps the generators around a call too, and with them what the
-#: call came to: garbage that only the collector finds. There, attempts are left to the driver.
-_CALLS_IN_PLACE = sys.version_info < (3, 12)
 
 limit_around, enter = ambient.get, ambient.set
 #: The clock's, as a global of this module: it is read twice for each call.
@@ -306,7 +301,6 @@ def run(
 ) -> Outcome:
     """Take a call through the slow lane; if it turns out asynchronous, its value is a coroutine."""
     call = Call(pipeline, function, args, kwargs, is_async=False, resumed=resumed)
-    call.in_place = _CALLS_IN_PLACE
     try:
         return drive(pipeline.steps(call))
     except TurnedAsync as turned:

@@ -381,24 +381,11 @@ def _attempt(call: Call) -> Steps[Outcome]:
     function = call.function
     if faults.active and (fault := faults.active.get(call.name)) is not None:
         function = partial(fault, function)
-    if not call.in_place or call.limit is not None or call.workers is not None:
-        late = (
-            partial(call.pipeline.came_late, call) if call.workers and call.pipeline.late else None
-        )
-        outcome: Outcome = yield Attempt(
-            function, call.args, call.kwargs, call.limit, call.workers, late
-        )
-        return outcome
-    # A plain call needs nothing that a driver has. No local name is given to what it came to: an
-    # error's traceback leads to this frame, and must not lead from here to the error.
-    started = clock.now()
-    try:
-        value = function(*call.args, **call.kwargs)
-    except Exception as error:
-        return Outcome.failed(error, started)
-    if type(value) is CoroutineType:
-        raise TurnedAsync(value)
-    return Outcome(value, None, started, clock.now())
+    late = partial(call.pipeline.came_late, call) if call.workers and call.pipeline.late else None
+    outcome: Outcome = yield Attempt(
+        function, call.args, call.kwargs, call.limit, call.workers, late
+    )
+    return outcome
 
 
 def _begin_all_again() -> None:
