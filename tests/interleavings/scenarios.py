@@ -30,6 +30,7 @@ from resilient import (
 )
 from resilient.engine import signals
 from resilient.engine.limits import Limit
+from resilient.engine.steps import Invoke
 from resilient.engine.strategy import Strategy
 from resilient.engine.waiting import Waiter
 from resilient.engine.workers import Workers, _Worker
@@ -467,7 +468,7 @@ def shared_worker() -> Plan:
 
     def call() -> Any:
         limit = Limit(still.now() + 1000, 1000, "call")
-        return pool.run(lambda: "answer", (), {}, limit).result()
+        return pool.run(Invoke(lambda: "answer"), limit.for_one_call()).result()
 
     def check(results: list[Any]) -> None:
         answered = settle_down(results, CallTimeout).count("answer")
@@ -489,7 +490,7 @@ def abandoned_worker() -> Plan:
 
     def call() -> Any:
         limit = Limit(still.now() + 1, 1, "call")
-        return pool.run(work, (), {}, limit, late.append).result()
+        return pool.run(Invoke(work, late=late.append), limit.for_one_call()).result()
 
     def check(results: list[Any]) -> None:
         settle_down(results, CallTimeout, CallRejected)
@@ -511,7 +512,7 @@ def worker_that_cannot_begin() -> Plan:
 
     def call() -> Any:
         limit = Limit(inf, 1, "call")
-        return pool.run(lambda: "answer", (), {}, limit).result()
+        return pool.run(Invoke(lambda: "answer"), limit.for_one_call()).result()
 
     starting, _Worker.start = _Worker.start, no_thread  # type: ignore[method-assign]
 
