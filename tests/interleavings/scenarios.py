@@ -18,6 +18,7 @@ from resilient import (
     CallTimeout,
     CircuitBreaker,
     CircuitOpen,
+    MemoryStore,
     Pipeline,
     RetryBudget,
     WorkersSaturated,
@@ -526,7 +527,9 @@ def worker_that_cannot_begin() -> Plan:
 
 def shared_flight() -> Plan:
     """Two callers of one key: one call, or two that follow each other."""
-    cache = cached(ttl=60, fresh_for=10, key="same")
+    # A name of its own: counts of stores outlive a run, and their locks are not the scheduler's.
+    store = MemoryStore(name=f"flight {next(_names)}")
+    cache = cached(ttl=60, fresh_for=10, key="same", store=store)
     visits, step = Visits(), Step()
 
     @named(with_fallback(cache))

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 from typing import Any, Literal, final
 
 from resilient.degrade.outbox.calls import NewCall, QueuedCall, Receipt
@@ -40,11 +41,23 @@ _STEP = 1.0
 
 def wall() -> float:
     """Return the seconds since 1970; in virtual time they pass as that does."""
-    return time.time() if clock.current is clock.system else clock.now() + _wall_offset()
+    return time.time() if clock.current is clock.system else clock.now() + _steady_offset()
 
 
 def _wall_offset() -> float:
     return time.time() - time.monotonic()
+
+
+_offset = -inf
+
+
+def _steady_offset() -> float:
+    """Return the same until the wall clock is set: two clocks are never read at one moment."""
+    global _offset
+    found = _wall_offset()
+    if abs(found - _offset) >= _STEP:
+        _offset = found
+    return _offset
 
 
 @dataclass(frozen=True, slots=True)
