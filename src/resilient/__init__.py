@@ -237,16 +237,18 @@ def __dir__() -> list[str]:
 
 def _log_signals() -> None:
     """Log every signal; the first one loads what logs them, which takes its place."""
-    from resilient.engine import locks, signals
+    from resilient.engine import signals
 
     def load(name: str, fields: Any) -> None:
-        with locks.loading:
+        from resilient.engine.locks import loading
+
+        with loading:
             from resilient.telemetry.events import log
 
         signals.replace(load, log)
         log(name, fields)
 
-    signals.subscribe(load)
+    signals.begin_with(load)
 
 
 _log_signals()

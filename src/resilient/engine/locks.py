@@ -7,7 +7,7 @@ import weakref
 from threading import RLock
 from typing import Any
 
-__all__ = ["loading", "new_lock"]
+__all__ = ["loading", "new_lock", "subscribing"]
 
 #: Held while something is imported at its first use. A fork waits for it: the lock of a module
 #: that another thread is loading would never be free again in the child.
@@ -64,3 +64,6 @@ os.register_at_fork(
     before=_wait_for_loading, after_in_parent=_go_on_loading, after_in_child=_free_loading
 )
 os.register_at_fork(after_in_child=_free_all)
+
+#: Held while the listeners to signals change.
+subscribing = new_lock()

@@ -10,15 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from resilient.engine.isolation import report_broken, reporters
-from resilient.engine.locks import new_lock
 from resilient.errors import ResilientError
 
-__all__ = ["Listener", "emit", "replace", "subscribe", "unsubscribe"]
+__all__ = ["Listener", "begin_with", "emit", "replace", "subscribe", "unsubscribe"]
 
 Listener = Callable[[str, Mapping[str, Any]], object]
 
 _listeners: tuple[Listener, ...] = ()
-_changing = new_lock()
 
 
 def subscribe(listener: Listener) -> None:
@@ -44,7 +42,9 @@ def subscribe(listener: Listener) -> None:
         >>> unsubscribe(count)
     """
     global _listeners
-    with _changing:
+    from resilient.engine.locks import subscribing
+
+    with subscribing:
         _listeners = (*_listeners, listener)
 
 
@@ -61,14 +61,25 @@ def unsubscribe(listener: Listener) -> None:
         >>> unsubscribe(print)  # harmless where there is nothing to stop
     """
     global _listeners
-    with _changing:
+    from resilient.engine.locks import subscribing
+
+    with subscribing:
         _listeners = tuple(one for one in _listeners if one != listener)
+
+
+def begin_with(listener: Listener) -> None:
+    """Call `listener` first; for the library's own import, which is not to load locks for it."""
+    global _listeners
+    _listeners = (listener, *_listeners)
 
 
 def replace(listener: Listener, other: Listener) -> None:
     """Call `other` from now on where `listener` was called."""
     global _listeners
-    _listeners = tuple(other if one is listener else one for one in _listeners)
+    from resilient.engine.locks import subscribing
+
+    with subscribing:
+        _listeners = tuple(other if one is listener else one for one in _listeners)
 
 
 def emit(name: str, **fields: Any) -> None:
