@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -51,6 +52,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
 
 
+# Threads that have not ended with their test: those that write behind calls wait for the next write.
+_lasting: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+
+
 @pytest.fixture(autouse=True)
 def nothing_outlives_its_test() -> Iterator[None]:
     """What a test has left to the machine's clock is not told during another one, or in between.
@@ -61,9 +66,11 @@ def nothing_outlives_its_test() -> Iterator[None]:
     yield
     _forget_what_is_due()
     for thread in threading.enumerate():
-        if thread.name == "resilient-background":
+        if thread.name == "resilient-background" and thread not in _lasting:
             with suppress(RuntimeError):  # it is about to begin, and will find nothing to do
-                thread.join(0.5)
+                thread.join(0.2)
+            if thread.is_alive():
+                _lasting.add(thread)
     _forget_what_is_due()  # what those threads have left to it meanwhile
     repeats.forget()
     structlog.reset_defaults()
