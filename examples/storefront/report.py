@@ -20,6 +20,7 @@ WAYS_TO_SERVE = ("fresh", "cached", "default", "queued", "rejected", "failed")
 REASONS = {
     "failure_rate": "{failures} of {calls} calls failed",
     "probe_failed": "the attempt failed, so it is still down",
+    "probe_expired": "the attempt did not come back in time",
     "ramp_failed": "too few of the calls let through went well",
     "probe_succeeded": "its health check went well",
     "reset_timeout": "it is time for another attempt",
