@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
 
 
-# Threads that have not ended with their test: those that write behind calls wait for the next write.
+# Threads that have not ended with their test: those that write behind calls wait for more.
 _lasting: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
