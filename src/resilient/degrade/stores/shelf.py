@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, final
 
@@ -229,7 +230,7 @@ def _claim(answer: object, token: str) -> Claim:
     return Claim(True, token) if answer else Claim(False, "")
 
 
-class _Waiting:
+class _Waiting(ABC):
     """Something to be done to a store, and what is served until it has been."""
 
     __slots__ = ("key", "shelf")
@@ -241,8 +242,8 @@ class _Waiting:
     def entry(self) -> Entry | None:
         return None
 
-    def write(self) -> Done:
-        raise NotImplementedError
+    @abstractmethod
+    def write(self) -> Done: ...
 
 
 class _Answer(NamedTuple):
@@ -287,8 +288,8 @@ class _Repeated(_Waiting):
         self.attempts += done is Done.FAILED
         return Done.LATER if done is Done.FAILED and self.attempts < _ATTEMPTS else done
 
-    def attempt(self, guarded: GuardedStore, name: str) -> Done:
-        raise NotImplementedError
+    @abstractmethod
+    def attempt(self, guarded: GuardedStore, name: str) -> Done: ...
 
 
 @final
