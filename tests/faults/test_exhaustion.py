@@ -37,22 +37,13 @@ def eventually(holds: Callable[[], bool]) -> bool:
 
 
 class Descriptors:
-    """Takes all file descriptors that there are, and gives them back."""
+    """Nothing can be opened: the limit lies below what is open, so what others close is no help."""
 
     def __enter__(self) -> None:
         self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        lowest = max(int(one.name) for one in Path("/proc/self/fd").iterdir()) + 20
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, self._limits[1]))
-        self._taken: list[int] = []
-        while True:
-            try:
-                self._taken.append(os.open(os.devnull, os.O_RDONLY))
-            except OSError:  # there are no more
-                return
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, self._limits[1]))
 
     def __exit__(self, *error: object) -> None:
-        for one in self._taken:
-            os.close(one)
         resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
 
 
