@@ -5,6 +5,8 @@
 MAKEFLAGS += --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+# Tests start hundreds of programs; without compiled files each of them would compile the library.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The first of these that is new enough and can make virtual environments; `PYTHON=...` overrides.
 CANDIDATES := python3 python python3.14 python3.13 python3.12 python3.11

@@ -20,6 +20,9 @@ from tests.servers import PostgresServer, RedisServer, require_program
 #: The folders whose tests are generated: `make proof` runs them again, with more examples.
 GENERATED = ("models", "fuzz")
 
+#: The folders whose tests start programs and servers, and wait for them in real time.
+REAL = ("examples", "integrations", "serving", "soak")
+
 register_profiles()
 
 
@@ -48,6 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if _proves(config) and item.path.parent.name in GENERATED:
             item.add_marker(pytest.mark.proof)
+        if item.path.parent.name in REAL:
+            item.add_marker(pytest.mark.real_time)
         if item.get_closest_marker("real_time") is not None:
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
 

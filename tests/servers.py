@@ -26,8 +26,7 @@ from typing import Self
 
 import pytest
 
-PATIENCE = 10.0
-"""Seconds that a server has to start, to stop and to answer, on a slow machine under load."""
+from tests.waiting import PATIENCE
 
 
 class ServerFailed(Exception):

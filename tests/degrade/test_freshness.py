@@ -29,7 +29,7 @@ from resilient.engine.isolation import broken
 from resilient.testing import VirtualTime, fail
 from tests.degrade.own_stores import AsyncShelves, Shelves, Unwell, refuse
 from tests.doubles import Scripted, calls, each
-from tests.hard_cases.crowd import eventually
+from tests.waiting import eventually
 
 
 def test_an_answer_is_called_for_again_before_its_time_is_over(virtual_time: VirtualTime) -> None:

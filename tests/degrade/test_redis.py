@@ -33,8 +33,9 @@ from resilient.degrade.stores import behind
 from resilient.degrade.stores.counts import Counts
 from resilient.engine.reported import all_conditions
 from tests.doubles import Scripted, each
-from tests.hard_cases.crowd import crowd, errors, eventually
+from tests.hard_cases.crowd import crowd, errors
 from tests.servers import RedisServer
+from tests.waiting import eventually
 
 #: A cache with a limit that no busy machine reaches.
 patient = partial(cached, 60, store_timeout=5)

@@ -23,6 +23,7 @@ from resilient.engine import signals
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted, each
 from tests.hard_cases.crowd import crowd, errors
+from tests.waiting import eventually
 
 
 def served(path: Path, key: str = "u1", **settings: Any) -> Any:
@@ -279,9 +280,7 @@ def test_a_locked_file_costs_a_call_no_more_than_the_limit(tmp_path: Path) -> No
     """A process that holds the file keeps nobody waiting beyond the store's limit."""
     path = tmp_path / "answers.db"
     stored(path)
-    deadline = time.monotonic() + 5
-    while Counts.of("sqlite")["written"] == 0 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    assert eventually(lambda: Counts.of("sqlite")["written"] > 0)
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     try:

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from tests.examples.upstream import eventually
 from tests.servers import PATIENCE, Server, free_port
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 STOREFRONT = ROOT / "examples" / "storefront"
@@ -72,7 +72,7 @@ class Pod(Server):
         return self.ask(PROBES[kind]["port"], PROBES[kind]["path"])[0]
 
     def wait_until_probed(self, kind: str, status: int) -> None:
-        eventually(lambda: self.probed(kind) == status)
+        assert eventually(lambda: self.probed(kind) == status)
 
     def end(self) -> int:
         """Tell it to end, and return how it did."""

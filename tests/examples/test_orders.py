@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.examples.upstream import ask, eventually
+from tests.examples.upstream import ask
 from tests.servers import PATIENCE, PostgresServer, Server
+from tests.waiting import eventually
 
 PROGRAM = Path(__file__).parents[2] / "examples" / "orders" / "service.py"
 
@@ -74,7 +75,7 @@ def test_orders_go_on_when_the_primary_dies_and_the_replica_is_promoted(
         placed = [f"o{number}" for number in range(5)]
         assert [service.place(order)[0] for order in placed] == [201] * 5
         assert service.place("o0")[0] == 201  # the same order again
-        eventually(lambda: replica.sql("SELECT count(*) FROM orders") == "5")
+        assert eventually(lambda: replica.sql("SELECT count(*) FROM orders") == "5")
         status, headers, text = service.read("o1")
         assert (status, json.loads(text)) == (200, {"id": "o1", "item": "teapot"})
         assert headers["Degraded"] is None
@@ -87,8 +88,8 @@ def test_orders_go_on_when_the_primary_dies_and_the_replica_is_promoted(
         assert [service.read(order)[0] for order in placed] == [200] * 5
 
         replica.promote()
-        eventually(lambda: service.place("o5")[0] == 201)
-        eventually(lambda: service.place("o6")[0] == 201)
+        assert eventually(lambda: service.place("o5")[0] == 201)
+        assert eventually(lambda: service.place("o6")[0] == 201)
         placed += ["o5", "o6"]
         assert [service.read(order)[0] for order in placed] == [200] * 7
         found = replica.sql("SELECT id FROM orders ORDER BY id").split()

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.examples.upstream import Upstream, ask, eventually
+from tests.examples.upstream import Upstream, ask
 from tests.servers import GunicornServer
+from tests.waiting import eventually
 
 FOLDER = Path(__file__).parents[2] / "examples" / "payments"
 
@@ -105,15 +106,15 @@ def test_four_workers_pay_once_and_count_together(
         assert gateway.charged == dict.fromkeys(orders, 1)
         assert gateway.lost == set(orders[36:])
         assert service.pay("declined", cents=0)[0] == 402
-        eventually(lambda: service.circuits("closed") == 4)
+        assert eventually(lambda: service.circuits("closed") == 4)
         counted = {"dependency": "gateway", "outcome": "success"}
-        eventually(lambda: service.metric("resilient_calls_total", **counted) == 41)
+        assert eventually(lambda: service.metric("resilient_calls_total", **counted) == 41)
         assert service.metric("resilient_retries_total", dependency="gateway") == 4
 
         os.kill(service.worker(), signal.SIGKILL)
         assert {service.pay(f"after-{number}")[0] for number in range(8)} == {201}
-        eventually(lambda: service.metric("resilient_calls_total", **counted) == 49)
-        eventually(lambda: service.circuits("closed") == 4)
+        assert eventually(lambda: service.metric("resilient_calls_total", **counted) == 49)
+        assert eventually(lambda: service.circuits("closed") == 4)
 
         fraud.stop()
         status, headers, answer = service.pay("unjudged")
@@ -140,7 +141,7 @@ def test_each_worker_learns_that_the_gateway_is_down_and_that_it_is_back(
                 seen.update(status for status, _, _ in clients.map(service.pay, orders))
             return service.circuits(state) == 4
 
-        eventually(lambda: all_are("open"))
+        assert eventually(lambda: all_are("open"))
         assert seen == {502, 503}
         assert gateway.charged == {"before": 1}
         status, headers, refused = service.pay("now")
@@ -150,6 +151,6 @@ def test_each_worker_learns_that_the_gateway_is_down_and_that_it_is_back(
         assert ask(f"{service.url}/ops/health/live")[0] == 200
 
         gateway.start()
-        eventually(lambda: all_are("closed"))
+        assert eventually(lambda: all_are("closed"))
         assert service.pay("after")[0] == 201
         assert set(gateway.charged.values()) == {1}

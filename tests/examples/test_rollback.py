@@ -13,7 +13,8 @@ import pytest
 
 from tests.examples.balancer import Balancer
 from tests.examples.deployed import ROOT, STOREFRONT, Pod
-from tests.examples.upstream import ask, eventually
+from tests.examples.upstream import ask
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def good(tmp_path: Path) -> Generator[Pod]:
 @contextmanager
 def visitors(balancer: Balancer) -> Generator[list[int]]:
     """Ask for pages until the block ends; the list has the status of each answer."""
-    eventually(balancer.has_someone)
+    assert eventually(balancer.has_someone)
     answers: list[int] = []
     ended = threading.Event()
 
@@ -67,10 +68,12 @@ def test_traffic_never_reaches_a_version_that_cannot_make_its_page(
         Pod(tmp_path, broken_version(tmp_path)) as bad,
     ):
         balancer.add(bad)
-        eventually(lambda: "AttributeError" in bad.ask("ops", "/health/ready")[1])
+        assert eventually(lambda: "AttributeError" in bad.ask("ops", "/health/ready")[1])
         assert bad.ask("http", "/product/1")[0] == 500  # what visitors would have got
         seen, asked = balancer.probed[bad, 503], len(answers)
-        eventually(lambda: balancer.probed[bad, 503] >= seen + 10 and len(answers) >= asked + 20)
+        assert eventually(
+            lambda: balancer.probed[bad, 503] >= seen + 10 and len(answers) >= asked + 20
+        )
         assert balancer.probed[bad, 200] == 0
         assert balancer.given[bad] == 0
         assert bad.probed("liveness") == 200  # a restart would not mend it
@@ -78,7 +81,7 @@ def test_traffic_never_reaches_a_version_that_cannot_make_its_page(
         balancer.remove(bad)  # what `kubectl rollout undo` comes to
         assert bad.end() == 0
         asked = len(answers)
-        eventually(lambda: len(answers) >= asked + 20)
+        assert eventually(lambda: len(answers) >= asked + 20)
     assert set(answers) == {200}
 
 
@@ -92,13 +95,14 @@ def test_a_version_that_is_well_takes_over_without_a_failed_request(
         visitors(balancer) as answers,
     ):
         balancer.add(new)
-        eventually(lambda: balancer.given[new] >= 5)
+        assert eventually(lambda: balancer.given[new] >= 5)
         balancer.remove(good)
         asked = len(answers)
-        eventually(lambda: len(answers) >= asked + 2)  # what was on its way: `preStop` waits for it
+        # What was on its way: `preStop` waits for it.
+        assert eventually(lambda: len(answers) >= asked + 2)
         assert good.end() == 0
         asked = len(answers)
-        eventually(lambda: len(answers) >= asked + 20)
+        assert eventually(lambda: len(answers) >= asked + 20)
         assert balancer.is_ready(new)
     assert set(answers) == {200}
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import pytest
 import report
 from load import Answer, served
 from story import CIRCUIT_CLOSED, CIRCUIT_OPENED, Event, Outage, Run, story_of
+from tests.waiting import PATIENCE, eventually
 from verdict import exit_status, verdict
 
 DEMO = Path(__file__).parents[2] / "examples" / "storefront" / "demo.py"
@@ -248,11 +248,8 @@ def test_no_process_outlives_the_demo(number: signal.Signals, status: int) -> No
         assert len(children) == 4
         os.kill(children[0], signal.SIGSTOP)
         demo.send_signal(number)
-        assert demo.wait(timeout=10) == status
-        deadline = time.monotonic() + 5
-        while any(is_alive(child) for child in children):
-            assert time.monotonic() < deadline, "a process outlived the demo"
-            time.sleep(0.01)
+        assert demo.wait(PATIENCE) == status
+        assert eventually(lambda: not any(map(is_alive, children))), "a process outlived the demo"
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.examples.upstream import Upstream, eventually
+from tests.examples.upstream import Upstream
 from tests.servers import PATIENCE
+from tests.waiting import eventually
 
 FOLDER = Path(__file__).parents[2] / "examples" / "worker"
 
@@ -103,13 +104,13 @@ def test_mail_waits_for_its_service_and_survives_the_death_of_a_worker(
     upstream.go_on.clear()
     with shop.worker() as doomed:
         upstream.start()
-        eventually(lambda: bool(upstream.delivered))  # and not answered
+        assert eventually(lambda: bool(upstream.delivered))  # and not answered
         doomed.kill()
     upstream.go_on.set()
 
     with shop.worker() as worker:
-        eventually(lambda: len(upstream.delivered) == 3 and len(upstream.repeated) == 1)
-        eventually(lambda: "0 waiting, 1 dead" in shop.listed())
+        assert eventually(lambda: len(upstream.delivered) == 3 and len(upstream.repeated) == 1)
+        assert eventually(lambda: "0 waiting, 1 dead" in shop.listed())
         assert "AddressRefused" in shop.listed("--dead")
         worker.terminate()
         assert worker.wait(PATIENCE) == 0

@@ -7,7 +7,6 @@ import http.server
 import json
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -95,11 +94,3 @@ def ask(
         connection.request(method, f"/{path}", body, sent)
         response = connection.getresponse()
         return response.status, response.headers, response.read().decode()  # type: ignore[return-value]
-
-
-def eventually(holds: Callable[[], bool], within: float = 6 * PATIENCE) -> None:
-    """Return as soon as `holds`, which others bring about in their own time."""
-    limit = time.monotonic() + within
-    while not holds():
-        assert time.monotonic() < limit, holds
-        time.sleep(0.05)

@@ -8,10 +8,9 @@ import threading
 import warnings
 from collections.abc import Callable
 
-__all__ = ["holds_in_a_child"]
+from tests.waiting import PATIENCE
 
-#: The seconds after which a child that has not answered has failed.
-PATIENCE = 10
+__all__ = ["holds_in_a_child"]
 
 
 def _give_up() -> None:

@@ -6,8 +6,7 @@ import asyncio
 import os
 import resource
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,15 +24,9 @@ from resilient import (
     timeout,
     with_fallback,
 )
+from tests.waiting import eventually
 
 _names = (f"exhausted {number}" for number in count())
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    until = time.monotonic() + 10.0
-    while not holds() and time.monotonic() < until:
-        time.sleep(0.01)
-    return holds()
 
 
 class Descriptors:

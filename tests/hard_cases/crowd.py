@@ -11,9 +11,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from resilient import register_metrics
-
-#: Longer than anything here takes; a test that waits for so long has failed.
-PATIENCE = 20.0
+from tests.waiting import PATIENCE
 
 
 def crowd(size: int, act: Callable[[int], Any]) -> list[Any]:
@@ -75,14 +73,6 @@ def stopwatch() -> Generator[Stopwatch]:
         yield watch
     finally:
         watch.seconds = time.monotonic() - began
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    """Give other threads some time until it holds; return whether it does."""
-    until = time.monotonic() + 5.0
-    while not holds() and time.monotonic() < until:
-        time.sleep(0.002)
-    return holds()
 
 
 class Metrics:

@@ -34,7 +34,8 @@ from resilient import (
     with_fallback,
 )
 from resilient.testing import VirtualTime
-from tests.hard_cases.crowd import Inside, Metrics, eventually, stopwatch
+from tests.hard_cases.crowd import Inside, Metrics, stopwatch
+from tests.waiting import eventually
 
 _numbers = count(1)
 

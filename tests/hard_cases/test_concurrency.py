@@ -35,7 +35,8 @@ from resilient import (
     with_fallback,
 )
 from resilient.testing import VirtualTime
-from tests.hard_cases.crowd import Inside, Metrics, crowd, errors, eventually, stopwatch
+from tests.hard_cases.crowd import Inside, Metrics, crowd, errors, stopwatch
+from tests.waiting import eventually
 
 _numbers = count(1)
 

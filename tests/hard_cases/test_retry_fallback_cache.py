@@ -35,7 +35,7 @@ from resilient import (
 from resilient.testing import VirtualTime
 from tests.degrade.own_stores import AsyncShelves, Hanging, Shelves, Unwell, refuse
 from tests.doubles import Scripted, each
-from tests.hard_cases.crowd import eventually
+from tests.waiting import eventually
 
 # 33: nested retries
 

@@ -8,7 +8,6 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from tests.doubles import each
 from tests.servers import PATIENCE, GunicornServer, UvicornServer
+from tests.waiting import eventually
 
 INTERVAL = 0.1
 PRELOAD = {"forked, then loaded": (), "loaded, then forked": ("--preload",)}
@@ -58,14 +58,6 @@ def written(folder: Path) -> float:
     with suppress(struct.error, FileNotFoundError, KeyError):  # one is being made
         return left_behind(folder)[CALLS]
     return 0
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Return as soon as `holds()`, which it must in a while."""
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @each("options", PRELOAD)
@@ -108,7 +100,7 @@ def test_an_open_circuit_in_one_worker_shows(tmp_path: Path, options: tuple[str,
             name = "resilient_circuit_state", "upstream"
             return [page.get((*name, state), -1) for state in ("closed", "open", "half-open")]
 
-        until(lambda: states() == [3, 1, 0])
+        assert eventually(lambda: states() == [3, 1, 0])
         time.sleep(2 * INTERVAL)
         assert states() == [3, 1, 0]
 
@@ -120,14 +112,14 @@ def test_a_killed_worker_loses_one_interval_at_the_most(
     """What was counted an interval before SIGKILL is there, and no call is there twice."""
     with workers(tmp_path, *options) as server:
         pids = {int(server.get("/")) for _ in range(60)}
-        until(lambda: written(tmp_path) == 60)
+        assert eventually(lambda: written(tmp_path) == 60)
         pids |= {int(server.get("/")) for _ in range(20)}
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        until(lambda: int(server.get("/")) not in pids)
+        assert eventually(lambda: int(server.get("/")) not in pids)
         page = samples(server.get("/metrics"))
         assert 60 <= page[CALLS] - 1 <= 80
-        until(lambda: samples(server.get("/metrics"))[CALLS] >= 61)
+        assert eventually(lambda: samples(server.get("/metrics"))[CALLS] >= 61)
 
 
 def test_workers_that_come_and_go_leave_no_files_behind(tmp_path: Path) -> None:
@@ -137,11 +129,11 @@ def test_workers_that_come_and_go_leave_no_files_behind(tmp_path: Path) -> None:
         for number in (1, 2):
             pids = {server.get("/") for _ in range(20)}
             server.reload()
-            until(lambda pids=pids: not any(map(is_running, pids)))  # type: ignore[misc]
+            assert eventually(lambda pids=pids: not any(map(is_running, pids)))  # type: ignore[misc]
             page = samples(server.get("/metrics"))
             assert page[CALLS] == 20 * number
             assert page["requests_total",] == 20 * number
-            until(lambda: sum(states(server)) == server.workers)
+            assert eventually(lambda: sum(states(server)) == server.workers)
             sizes.append(len(list(tmp_path.iterdir())))
         assert sizes[-1] <= sizes[0]
 
@@ -154,10 +146,12 @@ def test_the_hook_of_gunicorn_forgets_a_worker_at_once(tmp_path: Path) -> None:
     settings.write_text("from resilient.integrations.gunicorn import child_exit\n")
     with workers(folder, "--preload", f"--config={settings}") as server:
         pid = int(server.get("/"))
-        until(lambda: Path(folder, f"gauge_livesum_{pid}.db").exists() and written(folder) == 1)
+        assert eventually(
+            lambda: Path(folder, f"gauge_livesum_{pid}.db").exists() and written(folder) == 1
+        )
         os.kill(pid, signal.SIGKILL)
-        until(lambda: not list(folder.glob(f"*_{pid}.db")))
-        until(lambda: Path(folder, "histogram_ended.db").exists())
+        assert eventually(lambda: not list(folder.glob(f"*_{pid}.db")))
+        assert eventually(lambda: Path(folder, "histogram_ended.db").exists())
     assert left_behind(folder)[CALLS] == 1
 
 

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +33,8 @@ from resilient import (
 from resilient.degrade.outbox.attempts import Attempts, was_tried
 from resilient.integrations.celery import CeleryQueue
 from tests.doubles import each
-from tests.servers import PATIENCE, free_port
+from tests.servers import free_port
+from tests.waiting import eventually
 
 SHOP = "tests.integrations.celery_shop"
 
@@ -65,13 +66,6 @@ def worker() -> Generator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 2 * PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def lines(file: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
@@ -83,10 +77,10 @@ def test_calls_wait_for_the_dependency_and_are_made_once(shop: ModuleType, tmp_p
     assert all(isinstance(receipt, Receipt) for receipt in receipts)
     tried = len(lines(tmp_path / "attempts"))
     with worker():
-        until(lambda: len(lines(tmp_path / "attempts")) > tried + 1)
+        assert eventually(lambda: len(lines(tmp_path / "attempts")) > tried + 1)
         time.sleep(1.3)  # longer than all attempts would last, were they not held by the circuit
         (tmp_path / "down").unlink()
-        until(lambda: len(lines(tmp_path / "ledger")) >= 6)
+        assert eventually(lambda: len(lines(tmp_path / "ledger")) >= 6)
         time.sleep(0.2)
     assert sorted(lines(tmp_path / "ledger")) == [*(f"o{n} {n}" for n in range(5)), "refund o9"]
     assert "'cents'" not in (tmp_path / "log").read_text()

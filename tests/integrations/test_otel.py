@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +27,7 @@ from resilient.integrations import otel
 from resilient.telemetry.metrics import exposition, register_metrics
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted
+from tests.waiting import eventually
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -222,10 +222,7 @@ def test_parts_that_come_later_are_seen(telemetry: Telemetry) -> None:
             return [Reading("otel_part_depth", "Depth", "gauge", {"part": "late"}, 7.0)]
 
     part = Part()
-    ends = time.monotonic() + 5
-    while ("resilient.otel_part_depth", "late") not in telemetry.points():
-        assert time.monotonic() < ends
-        time.sleep(0.01)
+    assert eventually(lambda: ("resilient.otel_part_depth", "late") in telemetry.points())
     assert telemetry.points()["resilient.otel_part_depth", "late"] == 7
     del part
 

@@ -14,6 +14,7 @@ from resilient import InvalidSetting, ResilientError, degradation_scope
 from resilient.integrations.postgres import PostgresServers
 from tests.doubles import each
 from tests.servers import PostgresServer, free_port
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_writes_follow_the_primary_when_it_dies_and_the_replica_is_promoted() ->
             orders = servers(primary.port, replica.port)
             with orders.connect() as connection:
                 connection.execute("INSERT INTO orders VALUES (2)")
-            wait_for(lambda: replica.sql("SELECT count(*) FROM orders") == "2")
+            assert eventually(lambda: replica.sql("SELECT count(*) FROM orders") == "2")
             primary.freeze()  # as a machine that is gone: nothing is refused, nothing answers
             replica.promote()
             took: list[float] = []
@@ -103,13 +104,6 @@ def test_writes_follow_the_primary_when_it_dies_and_the_replica_is_promoted() ->
             assert orders.in_use == f"127.0.0.1:{replica.port}"
             assert took[0] >= 1.9
             assert max(took[1:]) < 1
-
-
-def wait_for(condition: Any) -> None:
-    ends = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
 
 
 @each(

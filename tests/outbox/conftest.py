@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,6 @@ import pytest
 from resilient import Outbox
 
 MakeOutbox = Callable[..., Outbox]
-
-
-def wait_until(condition: Any, seconds: float = 10.0) -> None:
-    """Return as soon as `condition()`, which it must within `seconds`."""
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come to that"
-        time.sleep(0.005)
 
 
 @pytest.fixture

@@ -30,7 +30,8 @@ from resilient import (
 from resilient.engine.reported import Condition, all_conditions, all_readings
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted, each
-from tests.outbox.conftest import MakeOutbox, wait_until
+from tests.outbox.conftest import MakeOutbox
+from tests.waiting import eventually
 
 NOTHING = '{"args":[],"kwargs":{}}'
 
@@ -198,7 +199,7 @@ def test_a_corrupt_file_is_named_with_the_way_out(make_outbox: MakeOutbox) -> No
     outbox.path.write_bytes(b"no database" * 1000)
     with pytest.raises(OutboxError, match=r"outbox\.db: broken .* move it away .* \.recover"):
         outbox.put(NewCall("charge", NOTHING))
-    wait_until(lambda: "broken" in condition_of(outbox).details["output"])
+    assert eventually(lambda: "broken" in condition_of(outbox).details["output"])
     assert condition_of(outbox).status == "warn"
     outbox.path.rename(outbox.path.with_suffix(".broken"))
     outbox.put(NewCall("charge", NOTHING))
@@ -264,7 +265,7 @@ def test_health_waits_for_no_file_that_hangs(
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert not looking.acquire(blocking=False)
     goes_on.set()
-    wait_until(lambda: condition_of(outbox).status == "pass")
+    assert eventually(lambda: condition_of(outbox).status == "pass")
     assert condition_of(outbox).details["observedValue"] == 1
 
 

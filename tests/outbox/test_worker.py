@@ -30,7 +30,8 @@ from resilient import (
 from resilient.engine import signals
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted, calls
-from tests.outbox.conftest import MakeOutbox, wait_until
+from tests.outbox.conftest import MakeOutbox
+from tests.waiting import eventually
 
 
 class Declined(Exception):
@@ -206,11 +207,11 @@ def test_an_open_circuit_costs_no_attempt(outbox: Outbox) -> None:
     charge("o1")
     charge("o2")
     with outbox.worker(concurrency=2):
-        wait_until(lambda: outbox.replayed["rejected"] >= 1)  # one was not let through
-        wait_until(lambda: [call.attempts for call in outbox.pending()] == [0, 0])
+        assert eventually(lambda: outbox.replayed["rejected"] >= 1)  # one was not let through
+        assert eventually(lambda: [call.attempts for call in outbox.pending()] == [0, 0])
         began = time.monotonic()
         breaker.force_closed()
-        wait_until(lambda: not outbox.pending())
+        assert eventually(lambda: not outbox.pending())
         assert time.monotonic() - began < 5
     assert gateway.calls == 3
 
@@ -259,11 +260,11 @@ def test_a_full_bulkhead_costs_no_attempt(make_outbox: MakeOutbox) -> None:
     busy.start()
     inside.wait(10)
     with outbox.worker():
-        wait_until(lambda: outbox.replayed["rejected"] >= 1)
-        wait_until(lambda: outbox.pending()[0].attempts == 0)
+        assert eventually(lambda: outbox.replayed["rejected"] >= 1)
+        assert eventually(lambda: outbox.pending()[0].attempts == 0)
         gate.set()
         busy.join()
-        wait_until(lambda: not outbox.pending())
+        assert eventually(lambda: not outbox.pending())
 
 
 @pytest.mark.real_time
@@ -390,7 +391,7 @@ def test_a_lease_is_renewed_while_its_worker_lives(make_outbox: MakeOutbox) -> N
 
     charge()
     with outbox.worker(), other.worker():
-        wait_until(lambda: not outbox.pending())
+        assert eventually(lambda: not outbox.pending())
     assert answers.calls == 2
 
 
@@ -465,10 +466,10 @@ def test_a_worker_goes_on_after_the_file_could_not_be_used(
     hidden = folder.with_name(folder.name + ".away")
     folder.rename(hidden)
     with outbox.worker():
-        wait_until(lambda: next(iter(outbox.conditions())) is not None)
+        assert eventually(lambda: next(iter(outbox.conditions())) is not None)
         time.sleep(0.1)
         hidden.rename(folder)
-        wait_until(lambda: not outbox.pending())
+        assert eventually(lambda: not outbox.pending())
     assert answers.calls == 2
 
 
@@ -491,10 +492,10 @@ def test_what_cannot_be_noted_for_long_is_noted_at_last_and_not_made_again(
 
     charge()
     with outbox.worker():
-        wait_until(hidden.exists)
+        assert eventually(hidden.exists)
         time.sleep(0.3)  # the worker has given up, and its lease has been renewed in vain
         hidden.rename(folder)
-        wait_until(lambda: not outbox.pending())
+        assert eventually(lambda: not outbox.pending())
     assert answers.calls == 2
     assert outbox.replayed["success"] == 1
 

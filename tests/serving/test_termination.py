@@ -20,6 +20,7 @@ import pytest
 from resilient import InvalidSetting, InvalidUse, drain_on_sigterm, draining, unit_of_work
 from tests.doubles import each
 from tests.servers import PATIENCE, Server, free_port
+from tests.waiting import eventually
 
 SERVICE = Path(__file__).with_name("ending_service.py")
 GUNICORN = ("-m", "gunicorn", f"--chdir={SERVICE.parent}", "ending_service:wsgi")
@@ -221,10 +222,7 @@ def test_whoever_handled_the_signal_before_still_does() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     [(number, _)] = told
     assert number == signal.SIGTERM
-    end = time.monotonic() + PATIENCE
-    while not draining():
-        assert time.monotonic() < end
-        time.sleep(0.001)
+    assert eventually(draining)
     from resilient import drain
 
     drain(timeout=0).resume()

@@ -24,7 +24,7 @@ from resilient import (
 )
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted, calls, series
-from tests.hard_cases.crowd import eventually
+from tests.waiting import eventually
 
 
 async def pause(seconds: float) -> None:

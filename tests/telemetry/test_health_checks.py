@@ -18,6 +18,7 @@ from resilient.engine.reported import all_readings
 from resilient.telemetry.health import checks
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted, each
+from tests.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -156,11 +157,8 @@ def test_metrics_show_checks() -> None:
 
 
 def until(name: str, status: str) -> None:
-    """Wait until a check has a status, for at most five seconds."""
-    end = time.monotonic() + 5
-    while shown(name)["status"] != status and time.monotonic() < end:
-        time.sleep(0.005)
-    assert shown(name)["status"] == status
+    """Wait until a check has a status."""
+    assert eventually(lambda: shown(name)["status"] == status)
 
 
 @pytest.mark.real_time

@@ -14,6 +14,8 @@ from typing import IO, final
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 SERVICE = Path(__file__).with_name("probed_service.py")
 LIMIT = 0.5
 #: What a loaded machine may take to be noticed, and as long as nothing else would end it.
@@ -56,7 +58,7 @@ class Probed:
         """Return the status of a page."""
         return self.ask(question)[0]
 
-    def until(self, question: str, status: int, seconds: float = 5) -> float:
+    def until(self, question: str, status: int, seconds: float = PATIENCE) -> float:
         """Probe until the answer is `status`, and return the seconds that it took."""
         began = time.monotonic()
         while time.monotonic() - began < seconds:
@@ -65,7 +67,7 @@ class Probed:
             time.sleep(0.01)
         raise AssertionError(f"{question} was never {status} within {seconds} s")
 
-    def until_it_says(self, question: str, text: str, seconds: float = 5) -> None:
+    def until_it_says(self, question: str, text: str, seconds: float = PATIENCE) -> None:
         """Ask until the answer has `text` in it."""
         end = time.monotonic() + seconds
         while text not in self.ask(question)[1]:
