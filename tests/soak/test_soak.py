@@ -14,7 +14,7 @@ import structlog
 
 from tests.soak.soak import Soak
 
-SECONDS = 3.0
+SECONDS = 2.0
 
 
 @pytest.fixture(autouse=True)
