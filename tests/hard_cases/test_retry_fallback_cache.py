@@ -321,6 +321,64 @@ async def test_who_comes_after_a_cancelled_call_makes_a_new_one() -> None:
     assert source.calls == 2
 
 
+class OutsideOfExceptionError(BaseException):
+    """What pytest, trio and others raise so that nobody takes it for a failure."""
+
+
+@pytest.mark.parametrize("kind", [OutsideOfExceptionError, asyncio.CancelledError])
+def test_what_is_no_exception_ends_a_shared_call_for_the_one_who_began_it(
+    virtual_time: VirtualTime, kind: type[BaseException]
+) -> None:
+    """It surfaces there as from a plain call, also if the callee itself raises a cancellation."""
+    calls = 0
+
+    @with_fallback(cached(ttl=60, fresh_for=10), "instead")
+    async def ask(key: str) -> str:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(1)
+        if calls < 3:
+            raise kind
+        return "answer"
+
+    async def told() -> str:
+        try:
+            return await ask("k")
+        except kind as surfaced:
+            return type(surfaced).__name__
+
+    async def main() -> list[str]:
+        return await asyncio.gather(told(), told(), told())
+
+    # Those who wait make a call of their own, one after the other, as each may be well.
+    assert virtual_time.run(main()) == [kind.__name__, kind.__name__, "answer"]
+    assert calls == 3
+
+
+def test_a_thread_that_is_interrupted_in_a_shared_call_leaves_it_to_the_others() -> None:
+    """Ctrl-C ends the call of the one who made it; one of those who waited makes the next."""
+    begun, release, calls = threading.Event(), threading.Event(), []
+
+    @with_fallback(cached(ttl=60, fresh_for=10), "instead")
+    def ask(key: str) -> str:
+        calls.append(None)
+        if len(calls) > 1:
+            return "answer"
+        begun.set()
+        release.wait(5)
+        raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(4) as threads:
+        leader = threads.submit(ask, "k")
+        assert begun.wait(5)
+        others = [threads.submit(ask, "k") for _ in range(3)]
+        release.set()
+        with pytest.raises(KeyboardInterrupt):
+            leader.result()
+        assert [one.result() for one in others] == ["answer"] * 3
+    assert len(calls) == 2
+
+
 def test_everybody_sees_the_error_when_the_leaders_call_fails(virtual_time: VirtualTime) -> None:
     """A call that fails has failed for all who waited for it, once."""
     calls = 0

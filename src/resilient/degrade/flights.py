@@ -28,7 +28,17 @@ carrying: ContextVar[tuple[Flight, ...]] = ContextVar("resilient_flights", defau
 class Flight:
     """One call in progress, and those who wait for what it comes to."""
 
-    __slots__ = ("_taken", "_traceback", "cancel", "due", "landed", "outcome", "served", "waiters")
+    __slots__ = (
+        "_taken",
+        "_traceback",
+        "cancel",
+        "due",
+        "interruption",
+        "landed",
+        "outcome",
+        "served",
+        "waiters",
+    )
 
     def __init__(self) -> None:
         self.waiters: list[Waiter] = []
@@ -36,6 +46,8 @@ class Flight:
         self.landed = False
         #: Whether what arrived is to be called for again soon.
         self.due = False
+        #: What ended the call that is no outcome, and is for the one who began it.
+        self.interruption: BaseException | None = None
         #: What a fallback further in has served instead of an answer.
         self.served: Served | None = None
         self._taken = False

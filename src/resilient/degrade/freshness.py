@@ -71,6 +71,12 @@ class Freshness:
             call.served = flight.served
             if begins and flight.due:
                 yield from self._refresh(key, call, proceed)
+            if begins and flight.interruption is not None:
+                interruption, flight.interruption = flight.interruption, None
+                try:
+                    raise interruption
+                finally:
+                    del interruption
             if outcome is not None:
                 return outcome
             if call.limit is not None and call.limit.expired:
@@ -106,6 +112,10 @@ class Freshness:
                 outcome = yield from self._called_for(
                     key, shared, proceed, within, waits=not in_background
                 )
+        except BaseException as interruption:
+            if call.is_async:  # on a thread, it leaves through the one who called
+                flight.interruption = interruption
+            raise
         finally:
             call.attempts, call.retries = shared.attempts, shared.retries
             call.looked = shared.looked
