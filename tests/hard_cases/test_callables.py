@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from unittest.mock import AsyncMock, Mock
 
+import pybreaker
 import pytest
 
 from resilient import (
@@ -21,10 +22,13 @@ from resilient import (
     CircuitBreaker,
     CircuitOpen,
     InvalidUse,
+    RateLimited,
     bulkhead,
     cached,
     circuit_breaker,
+    deadline,
     pipeline_of,
+    rate_limit,
     retry,
     timeout,
     with_fallback,
@@ -398,6 +402,73 @@ def test_it_stays_asynchronous_where_it_was(kind: Any) -> None:
         assert inspect.iscoroutinefunction(after)
     if kind.__name__.startswith(("async", "partial_of_an_async")):
         assert inspect.iscoroutinefunction(after)
+
+
+async def answer() -> str:
+    return "answer"
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [lambda function: function, retry(on=KeyError), deadline(60)],
+    ids=["alone", "retried", "in the slow lane"],
+)
+def test_a_function_that_turns_out_asynchronous_takes_one_token(
+    virtual_time: VirtualTime, outer: Any
+) -> None:
+    """In the fast lane and in the slow one, four calls pass a limit of four, and no fewer."""
+    guarded = outer(rate_limit(4, per=60)(lambda: answer()))  # noqa: PLW0108
+
+    async def passed() -> int:
+        calls = [guarded() for _ in range(4)]
+        with pytest.raises(RateLimited):
+            await guarded()
+        return len(await asyncio.gather(*calls))
+
+    assert virtual_time.run(passed()) == 4
+
+
+def test_each_attempt_of_a_function_that_turns_out_asynchronous_takes_a_token(
+    virtual_time: VirtualTime,
+) -> None:
+    """The first has taken its own when the function was called; the others take one each."""
+    reached = Reached()
+
+    async def failing() -> None:
+        reached.fail()
+
+    guarded = retry(on=ConnectionError, attempts=5, wait_initial=0)(
+        rate_limit(3, per=60)(lambda: failing())  # noqa: PLW0108
+    )
+
+    async def main() -> None:
+        with pytest.raises(ConnectionError):
+            await guarded()
+
+    virtual_time.run(main())
+    assert reached.count == 3
+
+
+def test_a_function_that_turns_out_asynchronous_is_one_call_for_its_breaker(
+    virtual_time: VirtualTime,
+) -> None:
+    """A listener hears of it once, and the shadow of an open circuit falls on it once."""
+    begun: list[object] = []
+
+    class Listener(pybreaker.CircuitBreakerListener):
+        def before_call(self, cb: Any, func: Any, *args: Any, **kwargs: Any) -> None:
+            begun.append(func)
+
+    breaker = make_breaker(mode="shadow", listeners=[Listener()])
+    breaker.open()
+    guarded = breaker(lambda: answer())  # noqa: PLW0108
+
+    async def main() -> str:
+        return await guarded()
+
+    assert virtual_time.run(main()) == "answer"
+    assert begun == [inspect.unwrap(guarded)]
+    assert breaker.would_have_rejected == 1
 
 
 async def test_callable_objects_without_async_in_sight_answer_as_before() -> None:

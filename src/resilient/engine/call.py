@@ -53,6 +53,7 @@ class Call:
         "retries",
         "served",
         "started",
+        "turned",
         "until_end",
         "workers",
     )
@@ -76,6 +77,8 @@ class Call:
         self.started = clock.now() if resumed is None else resumed.started
         self.limit = current_limit()
         self.workers: Workers | None = None
+        #: Whether a plain function has returned a coroutine, and the call began anew for that.
+        self.turned = False
         self.attempts = 0
         self.retries = 0
         self.served: Served | None = None
@@ -83,6 +86,14 @@ class Call:
         self.looked = _NOWHERE
         #: For a stream: what waits for its end, to be told what it came to, or None if it was left.
         self.until_end: list[Callable[[Outcome | None], object]] | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether strategies see this call for the second time, as it has turned asynchronous.
+
+        What they do once for each call, such as counting it, is done.
+        """
+        return self.turned and self.attempts == 0
 
     @property
     def name(self) -> str:

@@ -325,6 +325,7 @@ def run_async(
 
     async def guarded() -> Any:
         call = Call(pipeline, called, args, kwargs, is_async=True)
+        call.turned = True
         try:
             outcome = await drive_async(pipeline.steps(call))
         finally:

@@ -96,7 +96,7 @@ class RateLimit(Strategy):
 
     def steps(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
         """Take a token, wait for it, or reject the call."""
-        if call.resumed is None:
+        if call.resumed is None and not call.is_known:
             most = self.max_wait
             if call.limit is not None:
                 most = min(most, max(0.0, call.limit.expires - clock.now()))

@@ -267,11 +267,12 @@ class CircuitBreaker(CircuitInterface):
                     now = clock.now()
                     return Outcome(None, self._rejection(admitted.retry_after), now, now)
                 with self._lock:
-                    self._shadowed += 1
+                    self._shadowed += not call.is_known
                 admission = None
             else:
                 admission = admitted
-        self._before_call(call)
+        if not call.is_known:
+            self._before_call(call)
         token = None
         if admission is not None and admission.is_probe:
             token = _probing.set((*probing, admission))
