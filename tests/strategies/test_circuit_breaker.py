@@ -1028,6 +1028,17 @@ def test_a_shadow_never_rejects(upstream: Upstream, way: str) -> None:
     assert breaker.would_have_rejected == 18
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_shadow_leaves_the_error_of_the_call_that_trips_it(upstream: Upstream, way: str) -> None:
+    """Also where that would be told by a rejection, as pybreaker does."""
+    breaker = CircuitBreaker(fail_max=2, mode="shadow", throw_new_error_on_trip=True)
+    call = upstream.guarded(breaker, way)
+    upstream.down()
+
+    assert outcomes_of(call, 3) == ["ConnectionError"] * 3
+    assert breaker.current_state == "open"
+
+
 def test_a_shadow_recovers_as_the_circuit_would(upstream: Upstream) -> None:
     """Its state is what it would be: half-open at the end, closed by a probe that succeeds."""
     breaker = CircuitBreaker(fail_max=1, reset_timeout=10, mode="shadow")

@@ -348,7 +348,8 @@ class CircuitBreaker(CircuitInterface):
         )
         self._announce(changes)
         tripped = any(change.new == OPEN for change in changes)
-        if self._throw_new_error_on_trip and error is not None and tripped:
+        rejects = self._throw_new_error_on_trip and self._mode == "enforce"
+        if rejects and error is not None and tripped:
             rejection = self._rejection(self._circuit.until - clock.now())
             return Outcome(None, rejection, outcome.started, outcome.ended)
         return outcome
