@@ -31,6 +31,7 @@ from resilient import (
     deadline,
     default,
     failover,
+    failover_to,
     pipeline_of,
     rate_limit,
     remaining,
@@ -809,6 +810,61 @@ def test_the_total_limit_covers_every_kind_of_waiting(virtual_time: VirtualTime)
 
     virtual_time.run(main())
     assert (full.in_flight, full.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        lambda tier: timeout(0.2)(with_fallback(failover(tier))(failing)),
+        lambda tier: timeout(0.2)(with_fallback(tier)(failing)),
+        lambda tier: timeout(0.2)(with_fallback(failover(tier, timeout=9))(failing)),
+        lambda tier: timeout(0.2)(failover_to(tier)(failing)),
+        lambda tier: timeout(9)(with_fallback(tier)(timeout(0.2)(with_fallback(tier)(failing)))),
+    ],
+    ids=["failover", "function", "with a limit of its own", "failover_to", "within another"],
+)
+def test_the_total_limit_takes_a_plain_tier_away_from_its_caller(
+    guard: Any, virtual_time: VirtualTime
+) -> None:
+    """A tier that hangs on a thread is left at the limit around it, as the call itself is."""
+    release = iter([9, 0, 0])
+
+    def tier() -> str:
+        virtual_time.sleep(next(release))
+        return "instead"
+
+    began = virtual_time.now()
+    try:
+        came_to = guard(tier)()
+    except (ConnectionError, CallTimeout) as error:
+        came_to = type(error).__name__
+    assert came_to in ("instead", "ConnectionError", "CallTimeout")
+    assert virtual_time.now() - began == pytest.approx(0.2)
+
+
+@pytest.mark.real_time
+def test_a_plain_tier_that_hangs_is_left_on_a_real_thread() -> None:
+    """The caller is back at its limit, and tiers are served though all workers of calls hang."""
+    release, reached = threading.Event(), Inside()
+
+    @timeout(0.1, max_workers=1, max_abandoned=1)
+    @with_fallback(lambda: release.wait(5) if reached.total == 1 else "instead")
+    def fetch() -> str:
+        with reached:
+            if reached.total == 1:
+                failing()
+            release.wait(5)
+        return "answer"
+
+    try:
+        with stopwatch() as watch, pytest.raises(ConnectionError):
+            fetch()
+        assert watch.seconds < 1
+        with pytest.raises(CallTimeout):
+            fetch()
+        assert fetch() == "instead"
+    finally:
+        release.set()
 
 
 def test_a_caller_that_shares_a_call_keeps_its_own_limit(virtual_time: VirtualTime) -> None:

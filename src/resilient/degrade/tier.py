@@ -64,7 +64,7 @@ class Tier(ABC, Generic[D_co]):
         """Return the tier to use for `target`, after a check that it can be used there."""
         if self.limit is not None and not target.is_async:
             tier = copy.copy(self)
-            tier.workers = Workers(max_workers=32, max_abandoned=8)
+            tier.workers = _new_workers()
             return tier
         return self
 
@@ -88,13 +88,21 @@ class Tier(ABC, Generic[D_co]):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Steps[Outcome]:
         """Call `function` within the limits of the tier and of the call."""
-        limit, workers = call.limit, None
+        limit = call.limit
         if self.limit is not None:
             own = Limit(clock.now() + self.limit, self.limit, f"{call.name}: {self.name}", self)
             limit = tighter(limit, own)
-            workers = self.workers
+        elif call.workers is not None and self.workers is None:
+            # Within a hard limit, which takes the tier away from the caller as well; not on the
+            # workers of the call, all of which may hang.
+            self.workers = _new_workers()
+        workers = None if self.limit is None and call.workers is None else self.workers
         outcome: Outcome = yield Invoke(function, args, kwargs, limit, workers)
         return outcome
+
+
+def _new_workers() -> Workers:
+    return Workers(max_workers=32, max_abandoned=8)
 
 
 def checked(
