@@ -214,3 +214,16 @@ class UnstableKey(InvalidUse):
 
 class DuplicateName(ResilientError, ValueError):
     """A name that something else has already; state and metrics of the two would merge."""
+
+
+def refusal_in(error: BaseException) -> CallRejected | DeadlineExceeded | None:
+    """Return what says that `error` is about a call that was not made, or None.
+
+    That is the error itself, or the first of a group of nothing else, as a task group raises it.
+    """
+    if isinstance(error, CallRejected | DeadlineExceeded):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        found = [refusal_in(one) for one in error.exceptions]
+        return None if None in found else found[0]
+    return None

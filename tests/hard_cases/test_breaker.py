@@ -93,6 +93,18 @@ def test_exclusion_is_by_isinstance(upstream: Upstream, way: str, excluded: type
     assert outcomes_of(call, 10) == [type(upstream.error).__name__] * 10
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_group_is_excluded_if_all_that_is_in_it_is(upstream: Upstream, way: str) -> None:
+    """A task group raises one for what a single call would raise as it is."""
+    call = upstream.guarded(CircuitBreaker(fail_max=2, exclude=[ServiceError]), way)
+    inner = ExceptionGroup("of one task", [ServiceError("no such customer")])
+    upstream.error = ExceptionGroup("of many", [NotFound("no such order"), inner])
+    assert outcomes_of(call, 10) == ["ExceptionGroup"] * 10
+    upstream.error = ExceptionGroup("of many", [NotFound("no such order"), ConnectionError()])
+
+    assert outcomes_of(call, 3) == ["ExceptionGroup"] * 2 + ["rejected"]
+
+
 def test_exclusion_asks_the_metaclass(upstream: Upstream) -> None:
     """A class that decides by itself what is an instance of it is asked."""
     call = upstream.guarded(CircuitBreaker(fail_max=2, exclude=[Missing]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import operator
@@ -283,6 +284,41 @@ def test_breaker_around_bulkhead_does_not_count_rejections(virtual_time: Virtual
     with pytest.raises(CircuitOpen):
         guarded()
     assert guard.in_flight == 0
+
+
+def test_rejections_in_a_group_are_rejections(virtual_time: VirtualTime) -> None:
+    """A task group whose calls were all turned away says nothing against what is around it."""
+    inner = circuit_breaker("within a task group", fail_max=1, reset_timeout=60)
+    inner.open()
+    outer = circuit_breaker("around a task group", fail_max=1)
+    begun = 0
+
+    @inner
+    async def turned_away() -> None:
+        raise AssertionError("not called")
+
+    @with_fallback("instead", on=KeyError)
+    @retry(on=Exception, budget=None)
+    @outer
+    async def gathers() -> None:
+        nonlocal begun
+        begun += 1
+        async with asyncio.TaskGroup() as group:
+            for _ in range(3):
+                group.create_task(turned_away())
+
+    assert virtual_time.run(gathers()) == "instead"
+    assert (begun, outer.current_state) == (1, "closed")
+
+    @circuit_breaker("around a failing task group", fail_max=1)
+    async def fails_too() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(turned_away())
+            raise ConnectionError
+
+    with pytest.raises(ExceptionGroup):
+        virtual_time.run(fails_too())
+    assert calls("around a failing task group") == {"failure": 1}
 
 
 def test_rate_limit_around_breaker_spends_tokens_on_rejections(virtual_time: VirtualTime) -> None:

@@ -26,7 +26,7 @@ from resilient.engine.refusals import Refusals, Refuse, refusals_of
 from resilient.engine.steps import Attempt, Proceed, Steps
 from resilient.engine.strategy import Accept, Strategy
 from resilient.engine.watching import watching
-from resilient.errors import CallRejected, CallTimeout, InvalidUse
+from resilient.errors import CallRejected, CallTimeout, InvalidUse, refusal_in
 
 __all__ = ["JOURNAL_SIZE", "Lane", "Pipeline"]
 
@@ -325,7 +325,7 @@ class Pipeline:
 
     def is_failure(self, error: Exception) -> bool:
         """Whether `error` speaks against the dependency."""
-        if isinstance(error, CallRejected):
+        if isinstance(refusal_in(error), CallRejected):
             return False
         if self.judge is not None and not isolated("failures", True, self.judge, error):
             return False
@@ -361,7 +361,7 @@ class Pipeline:
             return "success"
         if isinstance(error, CallTimeout):
             return "timeout"
-        if isinstance(error, CallRejected):
+        if isinstance(refusal_in(error), CallRejected):
             return "rejected"
         return "failure" if self.is_failure(error) else "success"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from resilient.engine import settings
 from resilient.engine.isolation import isolated
-from resilient.errors import CallRejected, InvalidSetting
+from resilient.errors import CallRejected, InvalidSetting, refusal_in
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -108,6 +108,7 @@ def speaks_for(on: Matches, exclude: Matches | None) -> Callable[[Exception], bo
     def speaks(error: Exception) -> bool:
         if excludes is not None and isolated("exclude", False, excludes, error):
             return False
-        return isinstance(error, CallRejected) or isolated("on", True, matches, error)
+        is_rejection = isinstance(refusal_in(error), CallRejected)
+        return is_rejection or isolated("on", True, matches, error)
 
     return speaks

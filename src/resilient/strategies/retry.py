@@ -19,7 +19,13 @@ from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Proceed, Sleep, Steps
 from resilient.engine.strategy import Accept, Strategy, Target
 from resilient.engine.weak import WeakList
-from resilient.errors import CallRejected, DeadlineExceeded, InvalidSetting, InvalidUse
+from resilient.errors import (
+    CallRejected,
+    DeadlineExceeded,
+    InvalidSetting,
+    InvalidUse,
+    refusal_in,
+)
 from resilient.strategies.matching import Matches, judges_values, matcher
 from resilient.strategies.retry_after import asked_to_wait
 
@@ -251,10 +257,10 @@ class Retry(Strategy):
                 if self.budget is not None:
                     self.budget.put()
                 return outcome
-            if isinstance(error, _REFUSALS):
+            if error is not None and (refusal := refusal_in(error)) is not None:
                 if failed is None:
                     return outcome
-                return _stopped(failed, call, attempt - 1, _why_refused(error))
+                return _stopped(failed, call, attempt - 1, _why_refused(refusal))
             failed = outcome
             reason, pause = self._pause_after(attempt, error, call, history)
             if reason is not None:
@@ -336,8 +342,6 @@ class Retry(Strategy):
 #: Without a pause, other tasks have their turn after so many attempts, or one of so many seconds.
 _AT_ONCE = 4
 _BRIEFLY = 0.001
-#: What says nothing about the dependency: the call was not made.
-_REFUSALS = (CallRejected, DeadlineExceeded)
 
 
 def _hook(parameter: str, function: Callable[..., Any] | None) -> Callable[..., Any] | None:

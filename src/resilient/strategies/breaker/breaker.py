@@ -243,13 +243,21 @@ class CircuitBreaker(CircuitInterface):
 
     def is_failure(self, error: Exception) -> bool:
         """Whether `error` counts: not excluded, not a rejection, not the caller's deadline."""
-        if isinstance(error, CallRejected | DeadlineExceeded):
+        if self._says_nothing(error):
             return False
-        if isinstance(error, CallTimeout):
+        if isinstance(error, CallTimeout) or self._counts is None:
             return True
-        if self._counts is not None and not isolated("failures", True, self._counts, error):
-            return False
-        return self.is_system_error(error)
+        return isolated("failures", True, self._counts, error)
+
+    def _says_nothing(self, error: BaseException) -> bool:
+        """Whether `error`, or all that is in a group, is none of the dependency's."""
+        if isinstance(error, CallTimeout):
+            return isinstance(error, DeadlineExceeded)
+        if isinstance(error, CallRejected) or not self.is_system_error(error):
+            return True
+        return isinstance(error, BaseExceptionGroup) and all(
+            map(self._says_nothing, error.exceptions)
+        )
 
     def steps(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
         """Let the call through and take note of it, or reject it."""
