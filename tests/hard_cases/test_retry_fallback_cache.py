@@ -348,7 +348,7 @@ def test_what_is_no_exception_ends_a_shared_call_for_the_one_who_began_it(
             return type(surfaced).__name__
 
     async def main() -> list[str]:
-        return await asyncio.gather(told(), told(), told())
+        return list(await asyncio.gather(told(), told(), told()))
 
     # Those who wait make a call of their own, one after the other, as each may be well.
     assert virtual_time.run(main()) == [kind.__name__, kind.__name__, "answer"]
