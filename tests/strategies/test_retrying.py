@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 import tenacity
 
-from resilient import InvalidUse, RetryBudget, Retrying, deadline, retrying
+from resilient import (
+    CircuitOpen,
+    InvalidUse,
+    RetryBudget,
+    Retrying,
+    circuit_breaker,
+    deadline,
+    retrying,
+)
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted, calls, series
 
@@ -59,6 +67,39 @@ def test_the_error_of_the_last_attempt_leaves_as_it_was(virtual_time: VirtualTim
         attempt_at(ask, attempts=retrying(on=ConnectionError, name="a block", wait=wait))
     assert caught.value is last
     assert last.__notes__ == ["resilient: a block: 3 attempts in 4.000 s, stopped by: attempts"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_circuit_that_opens_within_the_loop_ends_it_with_the_real_error(
+    virtual_time: VirtualTime, is_async: bool
+) -> None:
+    """As for a function: the rejection of the next attempt does not take its place."""
+    breaker = circuit_breaker(fail_max=2, reset_timeout=60)
+    before = KeyError("what the callee was about")
+    error = ConnectionError("refused")
+    error.__context__ = before
+    ask = Scripted(error)
+    loop = retrying(on=ConnectionError, attempts=5, wait=lambda _: 1, name="a loop")
+
+    def connect() -> None:
+        attempt_at(lambda: breaker.call(ask), attempts=loop)
+
+    async def connect_async() -> None:
+        async for attempt in loop:
+            with attempt:
+                breaker.call(ask)
+
+    with pytest.raises(ConnectionError) as caught:
+        if is_async:
+            virtual_time.run(connect_async())
+        connect()
+    assert caught.value is error
+    assert error.__context__ is before
+    assert error.__notes__ == ["resilient: a loop: 2 attempts in 2.000 s, stopped by: circuit"]
+    assert ask.calls == 2
+    with pytest.raises(CircuitOpen) as rejected:
+        attempt_at(lambda: breaker.call(ask), attempts=loop)
+    assert rejected.value.__cause__ is error
 
 
 def test_another_error_leaves_at_once(virtual_time: VirtualTime) -> None:

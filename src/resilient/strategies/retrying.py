@@ -96,8 +96,9 @@ class _Loop:
                 self._pending = self._steps.send(Outcome(None, error, started, clock.now()))
                 return True
             self._steps.throw(error)
-        except StopIteration:
-            pass
+        except StopIteration as finished:
+            self._ended = True
+            _raise_earlier(finished.value.error, error)
         except BaseException as raised:
             if raised is not error:
                 raise
@@ -108,6 +109,18 @@ class _Loop:
         """Count a loop that was left between two attempts."""
         self._ended = True
         self._steps.close()
+
+
+def _raise_earlier(earlier: Exception | None, error: BaseException | None) -> None:
+    """Raise the real error of an attempt before, if the last one was rejected."""
+    if earlier is None or earlier is error:
+        return
+    context = earlier.__context__
+    try:
+        raise earlier
+    finally:
+        earlier.__context__ = context  # not the rejection, whose cause it is
+        del earlier, error, context
 
 
 def _nothing() -> None:
@@ -153,7 +166,8 @@ def retrying(on: Any = None, *, name: str | None = None, **settings: Any) -> Ret
         settings: All others, as for `retry`. Uses under one name share a budget, unless they are
             given one.
 
-    The error of the last attempt leaves its block as it was, with a note as for `retry`.
+    The error of the last attempt leaves its block as it was, with a note as for `retry`; where that
+    attempt was rejected, as by an open circuit, the error of the one before it does.
 
     Raises:
         InvalidSetting: If an argument is outside of its range.
