@@ -14,6 +14,7 @@ from unittest.mock import AsyncMock, Mock
 
 import pybreaker
 import pytest
+import tenacity
 
 from resilient import (
     Bulkhead,
@@ -22,6 +23,7 @@ from resilient import (
     CircuitBreaker,
     CircuitOpen,
     InvalidUse,
+    Pipeline,
     RateLimited,
     bulkhead,
     cached,
@@ -643,6 +645,27 @@ def test_a_stream_cannot_be_cached() -> None:
         @with_fallback(cached(ttl=60))
         def stream() -> Iterator[int]:
             yield 1
+
+
+@pytest.mark.parametrize(
+    "wants_another",
+    [{"on_result": lambda value: value is None}, {"on": tenacity.retry_if_result(bool)}],
+    ids=["on_result", "tenacity"],
+)
+def test_what_judges_values_cannot_retry_a_stream(wants_another: Any) -> None:
+    """There is no value; what stands for a stream within the library is nobody else's business."""
+    judging = retry(**{"on": ConnectionError, **wants_another})
+
+    async def stream_async() -> AsyncIterator[int]:
+        yield 1
+
+    def stream() -> Iterator[int]:
+        yield 1
+
+    for function in (stream, stream_async):
+        with pytest.raises(InvalidUse, match="is a generator"):
+            judging(function)
+    assert list(Pipeline(judging).call(stream)) == [1], "one that nobody has decorated is let be"
 
 
 def test_one_strategy_twice_is_an_error() -> None:

@@ -211,6 +211,11 @@ class Retry(Strategy):
                 "retry(on=(ConnectionError, TimeoutError)); it has no default, as retrying "
                 "everything repeats what cannot succeed"
             )
+        if target.is_stream and (self.on_result is not None or self._judges_values):
+            raise InvalidUse(
+                f"{target.name} is a generator: retry tries it again until its first item, and has "
+                "no value to look at; look at what it yields where it is read"
+            )
         return self
 
     def retrying_on(self, matches: Callable[[Exception], bool]) -> Retry:
@@ -253,7 +258,8 @@ class Retry(Strategy):
             outcome = yield from proceed(call)
             history.attempt, history.outcome = attempt, outcome
             error = outcome.error
-            if error is None and not self._wants_another(outcome.value, history):
+            is_stream = call.until_end is not None  # of which the caller is about to have a part
+            if error is None and (is_stream or not self._wants_another(outcome.value, history)):
                 if self.budget is not None:
                     self.budget.put()
                 return outcome
