@@ -813,6 +813,50 @@ def test_a_probe_may_take_as_long_as_its_own_limit_allows(
     assert breaker.current_state == "closed"
 
 
+@pytest.mark.parametrize("reset_timeout", [1, 30])
+def test_a_probe_may_take_all_of_its_attempts(
+    reset_timeout: float, virtual_time: VirtualTime
+) -> None:
+    """A retry within the breaker has as many limits as attempts: the second one closes it."""
+    breaker = CircuitBreaker(new_name(), fail_max=1, reset_timeout=reset_timeout)
+    seconds = iter([5.0, 5.0, 0.1])
+
+    @breaker
+    @retry(on=TimeoutError, attempts=3)
+    @timeout(2)
+    async def fetch() -> str:
+        await asyncio.sleep(next(seconds))
+        return "answer"
+
+    breaker.open()
+    virtual_time.advance(reset_timeout)
+    assert virtual_time.run(fetch()) == "answer"
+    assert breaker.current_state == "closed"
+
+
+def test_the_lease_of_a_probe_ends_with_the_last_of_its_attempts(virtual_time: VirtualTime) -> None:
+    """Three attempts of 2 s, and pauses of 0.1 and 0.2 s at the most, are a lease of 6.3 s."""
+    breaker = half_open(virtual_time)
+
+    @breaker
+    @retry(on=TimeoutError, attempts=3)
+    @timeout(2)
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        hung = asyncio.create_task(hang())
+        await asyncio.sleep(0)
+        with pytest.raises(CircuitOpen) as rejected:
+            breaker.call(lambda: "too early")
+        assert rejected.value.retry_after == pytest.approx(6.3)
+        with pytest.raises(CallTimeout):
+            await hung
+
+    virtual_time.run(main())
+    assert breaker.current_state == "open"
+
+
 def test_a_slow_dependency_with_a_time_limit_comes_back(virtual_time: VirtualTime) -> None:
     """A dependency that answers in 2 s of the 5 that it has, and opens for 1 s, closes again."""
     payments = Dependency(

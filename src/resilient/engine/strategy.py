@@ -164,6 +164,10 @@ class Strategy(LanePart):
         """Whether `call` would be rejected if it were made now."""
         return False
 
+    def longest(self, seconds: float) -> float:
+        """Return how long a call may take here if what is further in takes at most `seconds`."""
+        return seconds
+
     def settle(self) -> None:
         """Bring this strategy up to date with the successes of all its pipelines."""
         for pipeline in self._pipelines:

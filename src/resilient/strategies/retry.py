@@ -185,6 +185,7 @@ class Retry(Strategy):
         self.wait_initial = settings.seconds("wait_initial", wait_initial)
         self.wait_max = settings.seconds("wait_max", wait_max)
         self.max_retry_after = settings.seconds("max_retry_after", max_retry_after)
+        self._pauses = sum(map(self._longest_pause, range(1, min(self.attempts, 100))))
         self.before_sleep = _hook("before_sleep", before_sleep)
         self.after = _hook("after", after)
         if budget is OWN_BUDGET:
@@ -230,6 +231,10 @@ class Retry(Strategy):
         retrying._join_budget()
         retrying._matches = lambda error, _state: error is not None and matches(error)
         return retrying
+
+    def longest(self, seconds: float) -> float:
+        """Return what all attempts and pauses may take, as far as settings tell."""
+        return self.attempts * seconds + self._pauses
 
     # The fast lane
 
@@ -336,8 +341,11 @@ class Retry(Strategy):
             pause = isolated("retry wait", None, self.wait, history.state())
             if isinstance(pause, int | float) and 0 <= pause < inf:
                 return float(pause)
+        return self._longest_pause(attempt) * random.random()
+
+    def _longest_pause(self, attempt: int) -> float:
         bound: float = self.wait_initial * 2.0 ** (attempt - 1 if attempt < 60 else 60)
-        return min(self.wait_max, bound) * random.random()
+        return min(self.wait_max, bound)
 
     def _is_enough(self, stop: Callable[..., Any], pause: float, history: _History) -> bool:
         state = history.state()

@@ -81,6 +81,10 @@ class Timeout(Strategy):
             self.workers = Workers(max_workers=self.max_workers, max_abandoned=self.max_abandoned)
         return self.workers
 
+    def longest(self, seconds: float) -> float:
+        """Return the limit, if that is less."""
+        return min(seconds, self.limit)
+
     def as_block(self, *, is_async: bool) -> tuple[Strategy, ...]:
         """Refuse a synchronous block, which nothing can take away from its caller."""
         if not is_async:

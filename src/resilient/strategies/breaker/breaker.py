@@ -319,11 +319,15 @@ class CircuitBreaker(CircuitInterface):
 
     def _lease(self, call: Call, now: float) -> float:
         """Return for how many seconds `call` may be a probe: as long as its own limits allow."""
-        limits = [one.seconds for one in call.pipeline.strategies if one.seconds is not None]
-        if call.limit is not None:
-            limits.append(max(0.0, call.limit.expires - now))
-        if limits:
-            return min(limits)
+        seconds = inf if call.limit is None else max(0.0, call.limit.expires - now)
+        within = inf
+        for one in reversed(call.pipeline.strategies):
+            if one is self or one.rejects_by_key:
+                break
+            within = one.longest(within)
+        seconds = min(seconds, within)
+        if seconds < inf:
+            return seconds
         circuit = self._circuit
         return max(circuit.period, circuit.rules.reset_timeout) or 1.0
 
