@@ -648,13 +648,15 @@ def test_a_stream_cannot_be_cached() -> None:
 
 
 @pytest.mark.parametrize(
-    "wants_another",
-    [{"on_result": lambda value: value is None}, {"on": tenacity.retry_if_result(bool)}],
+    "judging",
+    [
+        retry(on=ConnectionError, on_result=lambda value: value is None),
+        retry(on=tenacity.retry_if_result(bool)),
+    ],
     ids=["on_result", "tenacity"],
 )
-def test_what_judges_values_cannot_retry_a_stream(wants_another: Any) -> None:
+def test_what_judges_values_cannot_retry_a_stream(judging: Any) -> None:
     """There is no value; what stands for a stream within the library is nobody else's business."""
-    judging = retry(**{"on": ConnectionError, **wants_another})
 
     async def stream_async() -> AsyncIterator[int]:
         yield 1

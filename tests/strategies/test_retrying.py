@@ -89,10 +89,9 @@ def test_a_circuit_that_opens_within_the_loop_ends_it_with_the_real_error(
             with attempt:
                 breaker.call(ask)
 
+    act = (lambda: virtual_time.run(connect_async())) if is_async else connect
     with pytest.raises(ConnectionError) as caught:
-        if is_async:
-            virtual_time.run(connect_async())
-        connect()
+        act()
     assert caught.value is error
     assert error.__context__ is before
     assert error.__notes__ == ["resilient: a loop: 2 attempts in 2.000 s, stopped by: circuit"]
