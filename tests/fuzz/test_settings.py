@@ -408,7 +408,7 @@ SETTINGS: dict[str, Case] = {
         lambda one: resilient.Pipeline(is_failure=one),
         optional(plain_function),
     ),
-    "Outbox(url)": (outbox("url"), nothing),
+    "Outbox(url)": (outbox("url"), _is_path),
     "Outbox(name)": (named(lambda name, _: outbox("name")(name)), optional(text)),
     "Outbox(max_attempts)": (outbox("max_attempts"), count),
     "Outbox(first_pause)": (outbox("first_pause"), seconds),
