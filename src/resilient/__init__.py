@@ -62,7 +62,8 @@ if TYPE_CHECKING:
     from resilient.strategies.breaker.rejection import CircuitOpen
     from resilient.strategies.bulkhead import Bulkhead, bulkhead
     from resilient.strategies.rate_limit import RateLimit, rate_limit
-    from resilient.strategies.retry import Retry, RetryBudget, retry
+    from resilient.strategies.retry import Retry, retry
+    from resilient.strategies.retry_budget import RetryBudget
     from resilient.strategies.retrying import Retrying, retrying
     from resilient.strategies.timeout import Deadline, Timeout, deadline, timeout
     from resilient.telemetry import health
@@ -123,7 +124,8 @@ _MODULES = {
     "strategies.breaker.rejection": ("CircuitOpen",),
     "strategies.bulkhead": ("Bulkhead", "bulkhead"),
     "strategies.rate_limit": ("RateLimit", "rate_limit"),
-    "strategies.retry": ("Retry", "RetryBudget", "retry"),
+    "strategies.retry": ("Retry", "retry"),
+    "strategies.retry_budget": ("RetryBudget",),
     "strategies.retrying": ("Retrying", "retrying"),
     "strategies.timeout": ("Deadline", "Timeout", "deadline", "timeout"),
     "telemetry.metrics": ("register_metrics",),

@@ -7,18 +7,15 @@ import random
 from collections.abc import Callable
 from itertools import count
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Any
 
 from resilient.engine import clock, settings, signals
 from resilient.engine.call import Call
 from resilient.engine.isolation import isolated, report_broken
-from resilient.engine.leftovers import Leftovers
-from resilient.engine.locks import new_lock
 from resilient.engine.notes import annotate
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Proceed, Sleep, Steps
 from resilient.engine.strategy import Accept, Strategy, Target
-from resilient.engine.weak import WeakList
 from resilient.errors import (
     CallRejected,
     DeadlineExceeded,
@@ -28,79 +25,14 @@ from resilient.errors import (
 )
 from resilient.strategies.matching import Matches, judges_values, matcher
 from resilient.strategies.retry_after import asked_to_wait
+from resilient.strategies.retry_budget import OWN_BUDGET, RetryBudget
+from resilient.strategies.retry_state import History
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
     from tenacity.retry import retry_base
 
-__all__ = ["OWN_BUDGET", "Retry", "RetryBudget", "retry"]
-
-
-@final
-class RetryBudget:
-    """How many retries a dependency can bear: a bucket that only successes fill.
-
-    Nothing is put in with time, so in an outage it runs dry and stays dry, in every process of a
-    fleet. With the defaults the load on a failing dependency is at most 1.1 times that of its
-    callers, and 10 calls.
-
-    Arguments:
-        size: The retries that the bucket holds, and begins with; 1 or more.
-        per_success: What each success puts in, in retries; above 0 and at most 1.
-
-    Where the rule comes from: retry throttling in gRPC (proposal A6).
-    """
-
-    __slots__ = ("_left", "_lock", "_retries", "leftovers", "per_success", "size")
-
-    def __init__(self, size: int = 10, per_success: float = 0.1) -> None:
-        self.size = settings.count("size", size)
-        self.per_success = settings.fraction("per_success", per_success)
-        self._lock = new_lock()
-        self._left = float(size)
-        self._retries: WeakList[Retry] = WeakList()
-        #: The journals of functions that are gone, as their retries may be.
-        self.leftovers = Leftovers()
-
-    def __repr__(self) -> str:
-        return f"RetryBudget({self.size}, {self.per_success:g})"
-
-    @property
-    def left(self) -> float:
-        """The retries that are left."""
-        self._settle()
-        return self._left
-
-    def joined(self, retry: Retry) -> None:
-        """Take note of a retry that shares this budget, and may have successes in a journal."""
-        self._retries.add(retry)
-
-    def _settle(self) -> None:
-        for one in self._retries:
-            one.settle()
-        self.leftovers.take_up(lambda durations, _when: self.put(len(durations)))
-
-    def put(self, successes: int = 1) -> None:
-        """Put in what `successes` are worth."""
-        if self._left >= self.size:
-            return
-        with self._lock:
-            # Rounded, for ten tenths are to be one.
-            filled = round(self._left + successes * self.per_success, 6)
-            self._left = min(float(self.size), filled)
-
-    def take(self) -> bool:
-        """Take one retry out; return False if there is none."""
-        self._settle()
-        with self._lock:
-            if self._left < 1:
-                return False
-            self._left -= 1
-            return True
-
-
-#: Stands for a budget that is made for one `Retry`.
-OWN_BUDGET: Final = object()
+__all__ = ["Retry", "retry"]
 
 
 class Retry(Strategy):
@@ -258,7 +190,7 @@ class Retry(Strategy):
     def steps(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
         """Try until it succeeds, or there is a reason not to."""
         failed: Outcome | None = None
-        history = _History(self, call)
+        history = History(self, call)
         for attempt in count(1):
             outcome = yield from proceed(call)
             history.attempt, history.outcome = attempt, outcome
@@ -290,13 +222,13 @@ class Retry(Strategy):
                 yield Sleep(pause)
         raise AssertionError("unreachable")
 
-    def _wants_another(self, value: Any, history: _History) -> bool:
+    def _wants_another(self, value: Any, history: History) -> bool:
         """Whether a returned value is one that is tried again."""
         if self.on_result is not None and _dislikes(self.on_result, value):
             return True
         return self._judges_values and self._is_matched(None, history)
 
-    def _is_matched(self, error: Exception | None, history: _History) -> bool:
+    def _is_matched(self, error: Exception | None, history: History) -> bool:
         if self._matches is None:
             return False
         try:
@@ -306,7 +238,7 @@ class Retry(Strategy):
             return False
 
     def _pause_after(
-        self, attempt: int, error: Exception | None, call: Call, history: _History
+        self, attempt: int, error: Exception | None, call: Call, history: History
     ) -> tuple[str | None, float]:
         """Return why there is no further attempt, or None and the seconds until it."""
         if error is not None and not self._is_matched(error, history):
@@ -336,7 +268,7 @@ class Retry(Strategy):
             isolated("retry before_sleep", None, self.before_sleep, history.sleeping(pause))
         return None, pause
 
-    def _pause(self, attempt: int, history: _History) -> float:
+    def _pause(self, attempt: int, history: History) -> float:
         if self.wait is not None:
             pause = isolated("retry wait", None, self.wait, history.state())
             if isinstance(pause, int | float) and 0 <= pause < inf:
@@ -347,7 +279,7 @@ class Retry(Strategy):
         bound: float = self.wait_initial * 2.0 ** (attempt - 1 if attempt < 60 else 60)
         return min(self.wait_max, bound)
 
-    def _is_enough(self, stop: Callable[..., Any], pause: float, history: _History) -> bool:
+    def _is_enough(self, stop: Callable[..., Any], pause: float, history: History) -> bool:
         state = history.state()
         state.upcoming_sleep = pause
         return bool(isolated("retry stop", True, stop, state))
@@ -382,46 +314,6 @@ def _stopped(outcome: Outcome, call: Call, attempts: int, reason: str) -> Outcom
         note = f"{begin}{attempts} attempt{plural} in {seconds:.3f} s, stopped by: {reason}"
         annotate(error, begin, note)
     return outcome
-
-
-@final
-class _History:
-    """What tenacity's objects want to know about a call; made only if there are such objects."""
-
-    __slots__ = ("_call", "_retry", "_state", "attempt", "outcome")
-
-    def __init__(self, retry: Retry, call: Call) -> None:
-        self._retry = retry
-        self._call = call
-        self._state: RetryCallState | None = None
-        self.attempt = 0
-        self.outcome: Outcome | None = None
-
-    def state(self) -> RetryCallState:
-        from tenacity import Future, RetryCallState
-
-        call, outcome, state = self._call, self.outcome, self._state
-        if state is None:
-            state = self._state = RetryCallState(self._retry, call.function, (), {})  # type: ignore[arg-type]
-            state.start_time = call.started
-        if outcome is not None and (state.outcome is None or state.attempt_number != self.attempt):
-            state.attempt_number = self.attempt
-            state.outcome = Future.construct(
-                self.attempt,
-                outcome.value if outcome.error is None else outcome.error,
-                outcome.error is not None,
-            )
-            state.outcome_timestamp = outcome.ended
-        return state
-
-    def sleeping(self, pause: float) -> RetryCallState:
-        from tenacity import RetryAction
-
-        state = self.state()
-        state.next_action = RetryAction(pause)
-        state.upcoming_sleep = pause
-        state.idle_for += pause
-        return state
 
 
 retry = Retry

@@ -19,7 +19,8 @@ from resilient.engine.pipeline import Pipeline
 from resilient.engine.steps import Step, Steps
 from resilient.engine.strategy import Target
 from resilient.errors import InvalidUse
-from resilient.strategies.retry import OWN_BUDGET, Retry, RetryBudget
+from resilient.strategies.retry import Retry
+from resilient.strategies.retry_budget import OWN_BUDGET, RetryBudget
 
 __all__ = ["AttemptBlock", "Retrying", "retrying"]
 
