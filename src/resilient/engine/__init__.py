@@ -16,6 +16,7 @@ From the bottom up:
     measures   what was counted, for each dependency
     reported   what parts of the library tell about themselves, for metrics and health
     strategy   one concern; the base of every strategy
+    chain      several strategies, and the function in their midst, made one
     pipeline   strategies in order, and whether all of them are at rest
     lanes      the fast lanes, synchronous and asynchronous
     guard      a function and its pipeline made one

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import partial
 from math import inf
 from types import CoroutineType
-from typing import Any, ParamSpec, TypeVar, final
+from typing import ParamSpec, TypeVar, final
 
 from resilient.engine import clock, faults, settings
 from resilient.engine.call import Call
+from resilient.engine.chain import accept_of, attempt, chain_of, permits_of
 from resilient.engine.drivers import TurnedAsync
 from resilient.engine.isolation import isolated
 from resilient.engine.locks import new_lock
 from resilient.engine.measures import Measures, every_measures
 from resilient.engine.outcome import Outcome
 from resilient.engine.refusals import Refusals, Refuse, refusals_of
-from resilient.engine.steps import Attempt, Proceed, Steps
-from resilient.engine.strategy import Accept, Strategy
+from resilient.engine.steps import Proceed, Steps
+from resilient.engine.strategy import Strategy
 from resilient.engine.watching import watching
 from resilient.errors import CallRejected, CallTimeout, InvalidUse, refusal_in
 
@@ -140,8 +140,8 @@ class Pipeline:
         )
         resolutions = [one.resolution for one in self.strategies if one.resolution is not None]
         self.resolution = min(resolutions, default=None)
-        self.take, self.give = self._permits()
-        self.accept = self._accepting()
+        self.take, self.give = permits_of(strategies)
+        self.accept = accept_of(strategies)
         for strategy in self.strategies:
             strategy.joined(self)
         self.measures.join(self)
@@ -163,49 +163,9 @@ class Pipeline:
         return result
 
     def _chained(self) -> Proceed:
-        proceed: Proceed = _attempt
-        for strategy in reversed(self.strategies):
-            proceed = partial(strategy.steps, proceed=proceed)
-        self._chain = proceed  # made for the first call that needs it: most dependencies are well
-        return proceed
-
-    def _permits(self) -> tuple[Callable[[], bool] | None, Callable[[], object] | None]:
-        pairs = [
-            (take_one, one.give, one.untake)
-            for one in self.strategies
-            if (take_one := one.take) is not None
-        ]
-        if not pairs:
-            return None, None
-        if len(pairs) == 1:
-            return pairs[0][:2]
-        gives = [give_one for _, give_one, _ in pairs if give_one is not None]
-
-        def take() -> bool:
-            for taken, (take_one, _, _) in enumerate(pairs):
-                if not take_one():
-                    for _, _, untake_one in pairs[:taken]:
-                        if untake_one is not None:
-                            untake_one()
-                    return False
-            return True
-
-        def give() -> None:
-            for give_one in gives:
-                give_one()
-
-        return take, give
-
-    def _accepting(self) -> Accept | None:
-        parts = [one.accept for one in self.strategies if one.accept is not None]
-        if len(parts) < 2:
-            return parts[0] if parts else None
-        innermost_first = tuple(reversed(parts))
-
-        def accept(args: Any, kwargs: Any, value: Any, seconds: float) -> bool:
-            return all(part(args, kwargs, value, seconds) for part in innermost_first)
-
-        return accept
+        # Made for the first call that needs it: most dependencies are well.
+        chain = self._chain = chain_of(self.strategies)
+        return chain
 
     def __repr__(self) -> str:
         inside = ", ".join(repr(strategy) for strategy in self.strategies)
@@ -300,7 +260,7 @@ class Pipeline:
     def steps(self, call: Call) -> Steps[Outcome]:
         """Take `call` through all strategies, and count what it came to."""
         try:
-            chain = _attempt if faults.passing.depth else self._chain or self._chained()
+            chain = attempt if faults.passing.depth else self._chain or self._chained()
             outcome = yield from chain(call)
         except TurnedAsync:
             raise
@@ -370,22 +330,6 @@ class Pipeline:
         watcher = watching.get()
         if watcher is not None:
             watcher.called(call)
-
-
-def _attempt(call: Call) -> Steps[Outcome]:
-    """Call the guarded function, unless the fast lane has done so already."""
-    call.attempts += 1
-    if call.resumed is not None:
-        resumed, call.resumed = call.resumed, None
-        return resumed
-    function = call.function
-    if faults.active and (fault := faults.active.get(call.name)) is not None:
-        function = partial(fault, function)
-    late = partial(call.pipeline.came_late, call) if call.workers and call.pipeline.late else None
-    outcome: Outcome = yield Attempt(
-        function, call.args, call.kwargs, call.limit, call.workers, late
-    )
-    return outcome
 
 
 def _begin_all_again() -> None:
