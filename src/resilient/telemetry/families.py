@@ -18,8 +18,8 @@ from resilient.engine.isolation import broken, isolated
 from resilient.engine.measures import Histogram, Measures, all_measures
 from resilient.engine.reported import Reading, all_readings
 from resilient.errors import InvalidUse
-from resilient.strategies.breaker.circuit import CLOSED, HALF_OPEN, OPEN
-from resilient.strategies.breaker.interface import all_breakers
+from resilient.strategies.breaker.registry import all_breakers
+from resilient.strategies.breaker.states import CLOSED, HALF_OPEN, OPEN
 from resilient.strategies.bulkhead import Bulkhead
 from resilient.telemetry import exemplars
 

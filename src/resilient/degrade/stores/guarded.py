@@ -30,7 +30,7 @@ from resilient.engine.steps import Steps
 from resilient.engine.workers import Workers
 from resilient.errors import CallRejected, InvalidSetting
 from resilient.strategies.breaker.breaker import CircuitBreaker
-from resilient.strategies.breaker.circuit import CLOSED, HALF_OPEN, OPEN
+from resilient.strategies.breaker.states import CLOSED, HALF_OPEN, OPEN
 from resilient.strategies.bulkhead import Bulkhead
 from resilient.strategies.off_loop import OffLoop
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from resilient.engine import signals
-from resilient.strategies.breaker.circuit import CLOSED, HALF_OPEN, OPEN, Change
+from resilient.strategies.breaker.states import CLOSED, HALF_OPEN, OPEN, Change
 
 if TYPE_CHECKING:
     from resilient.strategies.breaker.interface import CircuitInterface

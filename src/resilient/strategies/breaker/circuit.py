@@ -1,4 +1,4 @@
-"""The state of a circuit and its rules.
+"""The state of a circuit, and what changes it.
 
 Everything here is decided under one lock and calls nobody: no user code, no clock of its own, no
 thread. What changes is returned as a `Change`, for the caller to announce without the lock.
@@ -10,87 +10,24 @@ decides nothing after it.
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import wraps
 from math import inf
 from typing import Concatenate, ParamSpec, TypeVar, final
 
 from resilient.engine.locks import new_lock
+from resilient.strategies.breaker.admission import Admission, Refusal
+from resilient.strategies.breaker.onset import Onset
+from resilient.strategies.breaker.pace import Pace
 from resilient.strategies.breaker.ramp import Ramp
+from resilient.strategies.breaker.rules import Rules
+from resilient.strategies.breaker.states import CLOSED, HALF_OPEN, OPEN, Change
 from resilient.strategies.breaker.window import Window
 
-__all__ = ["CLOSED", "HALF_OPEN", "OPEN", "Admission", "Change", "Circuit", "Refusal", "Rules"]
-
-CLOSED = "closed"
-OPEN = "open"
-HALF_OPEN = "half-open"
+__all__ = ["Circuit"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """When a circuit opens and how it closes again; see `CircuitBreaker` for what each means."""
-
-    fail_max: int | None
-    failure_rate: float | None
-    slow_call_rate: float | None
-    slow_call_seconds: float
-    min_calls: int
-    reset_timeout: float
-    max_reset_timeout: float
-    probes: int
-    success_threshold: int
-    ramp: bool
-
-
-@final
-class Admission:
-    """The permission for one call, valid in one generation; of a probe, until its lease ends."""
-
-    __slots__ = ("expires", "generation", "is_probe", "is_ramp")
-
-    def __init__(
-        self,
-        generation: int,
-        *,
-        is_probe: bool = False,
-        is_ramp: bool = False,
-        expires: float = inf,
-    ) -> None:
-        self.generation = generation
-        self.is_probe = is_probe
-        self.is_ramp = is_ramp
-        self.expires = expires
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """No permission now; seconds until there may be one, or None if nobody can tell."""
-
-    retry_after: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A change of state, with what there is to say about it.
-
-    `reason` is what made it; `since_first_failure` the seconds since the first failure of the
-    outage; `detected_after` how many of them had passed when the circuit opened; `period` the
-    seconds for which it is going to be open; `failures` of `calls` the ones that opened it.
-    """
-
-    old: str
-    new: str
-    reason: str
-    since_first_failure: float | None = None
-    detected_after: float | None = None
-    period: float | None = None
-    failures: int | None = None
-    calls: int | None = None
 
 
 def _locked(
@@ -129,16 +66,13 @@ class Circuit:
         self.forced = False
         self.consecutive = 0
         self.successes = 0
-        self.usual_seconds: float | None = None
-        self._learned = 0
+        self._pace = Pace()
+        self._onset = Onset()
         self.first_failure: float | None = None
         self._detected_after: float | None = None
         self.ramp: Ramp | None = None
         self._leases = NO_LEASES
         self._reopened = 0
-        self._seen = 0
-        # (calls seen before, time) of the failures that the next trip may be made of.
-        self._onset: deque[tuple[int, float]] | None = None
 
     # Letting in
 
@@ -184,10 +118,10 @@ class Circuit:
         """Count successes that the fast lane has let in, and that took so many seconds together."""
         with self.lock:
             if self.state == CLOSED:
-                self._seen += count
                 self.consecutive = 0
+                self._onset.passed(count)
                 self._window.add_successes(count, when)
-                self._learn_usual_locked(seconds / count, count)
+                self._pace.learn(seconds / count, count)
 
     @_locked
     def record(
@@ -207,7 +141,7 @@ class Circuit:
             return
         slow = seconds >= self.rules.slow_call_seconds
         if admission.is_ramp and self.ramp is not None:
-            self.ramp.record(good=not failed and not slow and not self._is_unusual(seconds))
+            self.ramp.record(good=not failed and not slow and not self._pace.is_unusual(seconds))
             self._follow_ramp_locked(now)
         elif admission.is_probe:
             self._leases -= {admission}
@@ -236,15 +170,14 @@ class Circuit:
     def _count_locked(self, now: float, seconds: float, *, failed: bool, slow: bool) -> None:
         self._window.add(now, failed=failed, slow=slow)
         if failed or slow:
-            if self._onset is None:
-                self._onset = deque(maxlen=1000)
-            self._onset.append((self._seen, now))
-        self._seen += 1
+            self._onset.failed(now)
+        else:
+            self._onset.passed()
         if failed:
             self.consecutive += 1
         else:
             self.consecutive = 0
-            self._learn_usual_locked(seconds, 1)
+            self._pace.learn(seconds)
         if not self.forced and (reason := self._trips_locked(failed=failed, slow=slow)):
             self.first_failure = self._first_failure_locked(now)
             self._open_locked(now, reason)
@@ -263,31 +196,10 @@ class Circuit:
         return None
 
     def _first_failure_locked(self, now: float) -> float:
-        """Return when the run of failures began that has opened the circuit.
-
-        That is the first failure since which at least half as many calls failed as it takes:
-        older ones were stray.
-        """
+        """Return when the run of failures began: half as many of its calls fail as it takes."""
         rules = self.rules
         least = 0.5 * min(rules.failure_rate or 1.0, rules.slow_call_rate or 1.0)
-        onset = self._onset or ()
-        failures = len(onset)
-        for index, (before, time) in enumerate(onset):
-            if failures - index >= least * (self._seen - before):
-                return time
-        return now
-
-    def _learn_usual_locked(self, seconds: float, count: int) -> None:
-        # The mean of the first hundred, whether they come one by one or in a batch; then, slowly
-        # forgetting, that of the last few hundred.
-        self._learned += count
-        usual = seconds if self.usual_seconds is None else self.usual_seconds
-        weight = min(1.0, count / min(self._learned, 100))
-        self.usual_seconds = usual + (seconds - usual) * weight
-
-    def _is_unusual(self, seconds: float) -> bool:
-        usual = self.usual_seconds
-        return usual is not None and seconds > max(3 * usual, usual + 0.05)
+        return self._onset.first(least, now)
 
     def _probed_locked(self, now: float, *, good: bool) -> None:
         if not good:
@@ -364,7 +276,7 @@ class Circuit:
         since = None if first is None else now - first
         self._reopened = 0
         self.consecutive = 0
-        self._onset = None
+        self._onset.forget()
         self._window.clear()
         change = Change(self.state, CLOSED, reason, since, self._detected_after)
         self._enter_locked(CLOSED, now, change)
@@ -414,7 +326,7 @@ class Circuit:
         else:
             self.consecutive = 0
             self._window.clear()
-            self._onset = None
+            self._onset.forget()
 
     def wants_probes(self) -> bool:
         """Whether a health check in the background could close it."""

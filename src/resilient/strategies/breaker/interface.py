@@ -1,7 +1,7 @@
 """The circuit as an object: its state, its name, its listeners, and hands on it.
 
 This is what pybreaker's users know, on top of our own circuit. What a call goes through is in
-`breaker`.
+`passage`.
 """
 
 from __future__ import annotations
@@ -9,65 +9,27 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import pybreaker
 
 from resilient.engine import clock, settings
-from resilient.engine.isolation import isolated
 from resilient.engine.lanes import call_through
 from resilient.engine.locks import new_lock
 from resilient.engine.measures import Measures
-from resilient.engine.names import Names
 from resilient.engine.pipeline import Pipeline
 from resilient.engine.prober import Prober
 from resilient.engine.strategy import Strategy
 from resilient.errors import InvalidSetting
 from resilient.strategies.breaker.announce import announce
-from resilient.strategies.breaker.circuit import CLOSED, HALF_OPEN, OPEN, Change, Circuit
+from resilient.strategies.breaker.circuit import Circuit
+from resilient.strategies.breaker.exclusions import Exclusion, checked_exclusions, is_excluded
+from resilient.strategies.breaker.listeners import Listeners
+from resilient.strategies.breaker.registry import breaker_names
 from resilient.strategies.breaker.shared import SharedState
+from resilient.strategies.breaker.states import CLOSED, HALF_OPEN, OPEN, Change
 
-__all__ = ["CircuitInterface", "Exclusion", "Shown", "all_breakers", "breaker_names"]
-
-#: What an `exclude` may hold: an exception type, or a predicate on the exception.
-Exclusion = type[BaseException] | Callable[[Any], bool]
-
-
-class Shown(Protocol):
-    """What metrics and health show of a breaker, or of one with a circuit for each key."""
-
-    transitions: dict[str, int]
-
-    @property
-    def name(self) -> str | None:
-        """The name in errors, logs and metrics."""
-
-    @property
-    def current_state(self) -> str:
-        """The state now."""
-        ...
-
-    @property
-    def states(self) -> dict[str, int]:
-        """How many circuits are in each state."""
-        ...
-
-    @property
-    def retry_after(self) -> float | None:
-        """The seconds until a call may be let through, if that is known."""
-
-    @property
-    def failing_since(self) -> float | None:
-        """The seconds since the first failure of the present outage, if there is one."""
-
-    @property
-    def last_failure(self) -> Exception | None:
-        """The last error that counted in it."""
-
-
-def all_breakers() -> list[Shown]:
-    """Return every breaker that has a name, ordered by it."""
-    return breaker_names.all()
+__all__ = ["CircuitInterface"]
 
 
 class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc]
@@ -89,8 +51,8 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
         self._circuit = circuit
         self._mode = mode
         self._lock = circuit.lock
-        self._excluded_exceptions: list[Any] = _exclusions(exclude)
-        self._listeners: list[Any] = [_checked_listener(one) for one in listeners or ()]
+        self._excluded_exceptions: list[Any] = checked_exclusions(exclude)
+        self._listening = Listeners(listeners, circuit.lock)
         self._shared = shared
         self._throw_new_error_on_trip = throw_new_error_on_trip
         self._name: str | None = None
@@ -214,9 +176,9 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
             if self._shared is not None and not pushed:
                 self._shared.push(change)
             announce(self, change)
-            old, new = self._state_object(change.old), self._state_object(change.new)
-            for listener in self.listeners:
-                isolated("breaker listener", None, listener.state_change, self, old, new)
+            self._listening.changed(
+                self, self._state_object(change.old), self._state_object(change.new)
+            )
             if change.new == CLOSED:
                 self._last_failure = None
 
@@ -342,17 +304,11 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
 
     def is_system_error(self, exception: BaseException) -> bool:
         """Whether `exception` is not excluded, by `isinstance` or by a predicate."""
-        for exclusion in self._excluded_exceptions:
-            if isinstance(exclusion, type):
-                if isinstance(exception, exclusion):
-                    return False
-            elif isolated("breaker exclude", False, exclusion, exception):
-                return False
-        return True
+        return not is_excluded(exception, self._excluded_exceptions)
 
     def add_excluded_exception(self, exception: Exclusion) -> None:
         """Let `exception` say nothing against the dependency any more."""
-        excluded = _exclusions([exception])
+        excluded = checked_exclusions([exception])
         with self._lock:
             self._excluded_exceptions = [*self._excluded_exceptions, *excluded]
 
@@ -365,41 +321,18 @@ class CircuitInterface(Strategy, pybreaker.CircuitBreaker):  # type: ignore[misc
     @property
     def listeners(self) -> tuple[Any, ...]:
         """The listeners, in the order in which they are told."""
-        return tuple(self._listeners)
+        return self._listening.all
 
     def add_listener(self, listener: Any) -> None:
         """Tell `listener` from now on."""
-        checked = _checked_listener(listener)
-        with self._lock:
-            self._listeners = [*self._listeners, checked]
+        self._listening.add(listener)
         self.rest_changed()
 
     def remove_listener(self, listener: Any) -> None:
         """Tell `listener` no more."""
-        with self._lock:
-            self._listeners = [one for one in self._listeners if one is not listener]
+        self._listening.remove(listener)
         self.rest_changed()
 
 
 # One for all: the circuits of a keyed breaker count together, and changes are rare.
 _counting = new_lock()
-breaker_names: Names[Shown] = Names("circuit breaker")
-
-
-def _checked_listener(listener: Any) -> Any:
-    hooks = ("before_call", "success", "failure", "state_change")
-    has_all = all(callable(getattr(listener, hook, None)) for hook in hooks)
-    if isinstance(listener, type) or not has_all:
-        raise InvalidSetting("listeners", listener, "made of pybreaker.CircuitBreakerListeners")
-    return listener
-
-
-def _exclusions(exclude: Iterable[Exclusion] | None) -> list[Any]:
-    if exclude is not None and not isinstance(exclude, Iterable):
-        raise InvalidSetting("exclude", exclude, "a list of exception types and predicates")
-    exclusions = list(exclude or ())
-    for one in exclusions:
-        is_error = isinstance(one, type) and issubclass(one, BaseException)
-        if not is_error and (isinstance(one, type) or not callable(one)):
-            raise InvalidSetting("exclude", one, "made of exception types and predicates")
-    return exclusions

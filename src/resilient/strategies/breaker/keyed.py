@@ -16,9 +16,9 @@ from resilient.engine.steps import Proceed, Steps
 from resilient.engine.strategy import Strategy, Target
 from resilient.errors import InvalidSetting
 from resilient.strategies.breaker.breaker import CircuitBreaker
-from resilient.strategies.breaker.circuit import CLOSED, HALF_OPEN, OPEN
-from resilient.strategies.breaker.interface import breaker_names
+from resilient.strategies.breaker.registry import breaker_names
 from resilient.strategies.breaker.rejection import CircuitOpen
+from resilient.strategies.breaker.states import CLOSED, HALF_OPEN, OPEN
 
 __all__ = ["KeyedCircuitBreaker"]
 

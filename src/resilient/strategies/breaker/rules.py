@@ -1,15 +1,31 @@
-"""The settings of a breaker, checked and made into the rules of its circuit."""
+"""The rules of a circuit, and how they are made of the settings of a breaker."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import inf
 
 from resilient.engine import settings
 from resilient.errors import InvalidSetting
-from resilient.strategies.breaker.circuit import Rules
 from resilient.strategies.breaker.window import CountWindow, TimeWindow, Window
 
-__all__ = ["rules_of", "window_of"]
+__all__ = ["Rules", "rules_of", "window_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When a circuit opens and how it closes again; see `CircuitBreaker` for what each means."""
+
+    fail_max: int | None
+    failure_rate: float | None
+    slow_call_rate: float | None
+    slow_call_seconds: float
+    min_calls: int
+    reset_timeout: float
+    max_reset_timeout: float
+    probes: int
+    success_threshold: int
+    ramp: bool
 
 
 def rules_of(

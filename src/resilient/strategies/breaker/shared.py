@@ -12,7 +12,8 @@ from typing import Any, final
 import pybreaker
 
 from resilient.engine.isolation import isolated
-from resilient.strategies.breaker.circuit import CLOSED, HALF_OPEN, OPEN, Change, Circuit
+from resilient.strategies.breaker.circuit import Circuit
+from resilient.strategies.breaker.states import CLOSED, HALF_OPEN, OPEN, Change
 
 __all__ = ["SharedState"]
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from resilient.dependency import Dependency, all_dependencies
-from resilient.strategies.breaker.circuit import CLOSED, OPEN
-from resilient.strategies.breaker.interface import Shown, all_breakers
 from resilient.strategies.breaker.keyed import KeyedCircuitBreaker
+from resilient.strategies.breaker.registry import Shown, all_breakers
+from resilient.strategies.breaker.states import CLOSED, OPEN
 from resilient.strategies.bulkhead import Bulkhead
 from resilient.telemetry.health.details import described
 from resilient.telemetry.health.report import Status

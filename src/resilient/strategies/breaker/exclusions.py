@@ -1,0 +1,37 @@
+"""Errors that say nothing against the dependency, as pybreaker's users write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from resilient.engine.isolation import isolated
+from resilient.errors import InvalidSetting
+
+__all__ = ["Exclusion", "checked_exclusions", "is_excluded"]
+
+#: What an `exclude` may hold: an exception type, or a predicate on the exception.
+Exclusion = type[BaseException] | Callable[[Any], bool]
+
+
+def checked_exclusions(exclude: Iterable[Exclusion] | None) -> list[Any]:
+    """Return the exclusions, or raise `InvalidSetting` for what is none."""
+    if exclude is not None and not isinstance(exclude, Iterable):
+        raise InvalidSetting("exclude", exclude, "a list of exception types and predicates")
+    exclusions = list(exclude or ())
+    for one in exclusions:
+        is_error = isinstance(one, type) and issubclass(one, BaseException)
+        if not is_error and (isinstance(one, type) or not callable(one)):
+            raise InvalidSetting("exclude", one, "made of exception types and predicates")
+    return exclusions
+
+
+def is_excluded(error: BaseException, exclusions: list[Any]) -> bool:
+    """Whether `error` is one of them, by `isinstance` or by a predicate."""
+    for exclusion in exclusions:
+        if isinstance(exclusion, type):
+            if isinstance(error, exclusion):
+                return True
+        elif isolated("breaker exclude", False, exclusion, error):
+            return True
+    return False
