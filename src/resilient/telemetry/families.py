@@ -115,62 +115,33 @@ class Counted:
     """The metrics that the engine counts for each dependency."""
 
     def __init__(self) -> None:
-        self.calls = Family(
-            "calls", "counter", "Calls by what they came to", "dependency", "outcome"
+        self.calls = _counter("calls", "Calls by what they came to", "outcome")
+        self.durations = _histogram(
+            "call_duration_seconds", "Seconds for calls, with all of their attempts and pauses"
         )
-        self.durations = Family(
-            "call_duration_seconds",
-            "histogram",
-            "Seconds for calls, with all of their attempts and pauses",
-            "dependency",
-        )
-        self.attempts = Family(
-            "attempts", "counter", "Attempts, the first of each call included", "dependency"
-        )
-        self.retries = Family("retries", "counter", "Attempts after the first", "dependency")
-        self.fallbacks = Family(
-            "fallbacks", "counter", "Answers by the tier that served them", "dependency", "tier"
-        )
-        self.stale_ages = Family(
+        self.attempts = _counter("attempts", "Attempts, the first of each call included")
+        self.retries = _counter("retries", "Attempts after the first")
+        self.fallbacks = _counter("fallbacks", "Answers by the tier that served them", "tier")
+        self.stale_ages = _histogram(
             "stale_age_seconds",
-            "histogram",
             "How old the answers were that a fallback served, where that is known",
-            "dependency",
         )
-        self.rejections = Family(
-            "rejections", "counter", "Calls that were not made", "dependency", "reason"
+        self.rejections = _counter("rejections", "Calls that were not made", "reason")
+        self.in_flight = _gauge("in_flight", "Calls that a bulkhead has let in")
+        self.abandoned = _gauge("abandoned_calls", "Timed-out calls that are still running")
+        self.detection = _histogram(
+            "detection_seconds", "From the first failure until the circuit opened"
         )
-        self.in_flight = Family(
-            "in_flight", "gauge", "Calls that a bulkhead has let in", "dependency"
+        self.recovery = _histogram(
+            "recovery_seconds", "From the first failure until the circuit closed again"
         )
-        self.abandoned = Family(
-            "abandoned_calls", "gauge", "Timed-out calls that are still running", "dependency"
-        )
-        self.detection = Family(
-            "detection_seconds",
-            "histogram",
-            "From the first failure until the circuit opened",
-            "dependency",
-        )
-        self.recovery = Family(
-            "recovery_seconds",
-            "histogram",
-            "From the first failure until the circuit closed again",
-            "dependency",
-        )
-        self.state = Family(
+        self.state = _gauge(
             "circuit_state",
-            "gauge",
             "1 for the state that the circuit is in, or how many are, with one for each key",
-            "dependency",
             "state",
         )
-        self.transitions = Family(
-            "circuit_transitions",
-            "counter",
-            "Changes of the circuit, by the new state",
-            "dependency",
-            "state",
+        self.transitions = _counter(
+            "circuit_transitions", "Changes of the circuit, by the new state", "state"
         )
         self.broken = Family(
             "hook_failures", "counter", "Failures of listeners, stores and other hooks", "hook"
@@ -218,6 +189,18 @@ class Counted:
         pools = [one.workers for one in strategies if one.workers is not None]
         if pools:
             self.abandoned.series[name,] = sum(pool.abandoned for pool in pools)
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Family:
+    return Family(name, "counter", meaning, "dependency", *labels)
+
+
+def _gauge(name: str, meaning: str, *labels: str) -> Family:
+    return Family(name, "gauge", meaning, "dependency", *labels)
+
+
+def _histogram(name: str, meaning: str) -> Family:
+    return Family(name, "histogram", meaning, "dependency")
 
 
 def _from_zero(labels: Iterable[str], counts: Mapping[str, int]) -> list[tuple[str, int]]:
