@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import gc
 import pickle
 import threading
@@ -14,6 +15,8 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -533,6 +536,42 @@ def test_arguments_of_different_types_are_different_keys(virtual_time: VirtualTi
     arguments: list[Any] = [1, True, 1.0, "1"]
     assert [guarded(one) for one in arguments] == ["int", "bool", "float", "text"]
     assert [guarded(one) for one in arguments] == ["int", "bool", "float", "text"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """Equal to another one if their fields are, as Python compares them."""
+
+    number: Any
+
+
+NOON = dt.datetime(2024, 5, 1, 12, tzinfo=dt.UTC)
+
+
+@each(
+    "pair",
+    {
+        "within a tuple": ((1,), (True,)),
+        "within a list": ([1], [1.0]),
+        "within a mapping": ({1: 1}, {1: True}),
+        "within a set": ({1}, {True}),
+        "of a dataclass": (Order(1), Order(True)),
+        "within a dataclass": ([Order((1,))], [Order((1.0,))]),
+        "a list and a tuple": ([1], (1,)),
+        "two decimals": (Decimal("1.0"), Decimal("1.00")),
+        "two zeros": (0.0, -0.0),
+        "two complex zeros": (0j, -0j),
+        "one moment in two time zones": (NOON, NOON.astimezone(dt.timezone(dt.timedelta(hours=2)))),
+        "a date and a time": (dt.date(2024, 5, 1), dt.datetime(2024, 5, 1, tzinfo=dt.UTC)),
+    },
+)
+def test_arguments_that_can_be_told_apart_are_different_keys(
+    virtual_time: VirtualTime, pair: tuple[Any, Any]
+) -> None:
+    """Although Python calls most of them equal: an answer about one may be none about the other."""
+    guarded = with_fallback(cached(ttl=60))(Scripted("one", "other", ConnectionError))
+    assert [guarded(one) for one in pair] == ["one", "other"]
+    assert [guarded(one) for one in pair] == ["one", "other"]
 
 
 class Session:

@@ -48,6 +48,12 @@ _SCALARS = (
 )
 
 
+#: Of these, equal values can be told apart, as 1.0 and 1.00, or one moment in two time zones.
+_BY_TEXT = (float, complex, decimal.Decimal, dt.date, dt.time)
+#: What types have whose instances are equal if their fields are, of whatever types these are.
+_MADE_OF_FIELDS = ("__dataclass_fields__", "__struct_fields__", "__attrs_attrs__")
+
+
 def key_function(setting: KeySetting, target: Target) -> KeyFunction:
     """Return the function that makes the key of a call to `target`.
 
@@ -213,7 +219,7 @@ def _typed(value: Any) -> Hashable:
     """Return something that equals that of another value only if type and value are the same."""
     kind = type(value)
     if isinstance(value, _SCALARS):
-        return (kind, repr(value) if isinstance(value, float) else value)
+        return (kind, repr(value) if isinstance(value, _BY_TEXT) else value)
     if isinstance(value, list | tuple):
         return (kind, tuple(map(_typed, value)))
     if isinstance(value, set | frozenset):
@@ -222,9 +228,13 @@ def _typed(value: Any) -> Hashable:
         return (kind, frozenset((_typed(name), _typed(item)) for name, item in value.items()))
     if not _defines(value, "__repr__") or not isinstance(value, Hashable):
         raise UnstableKey(_unstable(value))
-    if _defines(value, "__eq__"):
+    is_compared = _defines(value, "__eq__")
+    if is_compared and not any(hasattr(kind, mark) for mark in _MADE_OF_FIELDS):
         return (kind, value)
     text = repr(value)
-    if _ADDRESS.search(text):
+    is_stable = not _ADDRESS.search(text)
+    if is_compared:
+        return (kind, value, text) if is_stable else (kind, value)
+    if not is_stable:
         raise UnstableKey(_unstable(value))
     return (kind, text)
