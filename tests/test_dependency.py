@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import weakref
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from contextvars import Context, copy_context
 from typing import Any
 
 import pytest
@@ -199,6 +203,72 @@ def test_blocks_of_many_tasks_do_not_mix(virtual_time: VirtualTime) -> None:
     assert virtual_time.run(main()) == [9, 8, 7]
     assert shop.bulkhead is not None
     assert shop.bulkhead.in_flight == 0
+
+
+def elsewhere(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function in a copy of the context, as frameworks do on threads of theirs."""
+    return copy_context().run(function, *args)
+
+
+def test_a_block_can_be_left_in_another_context(virtual_time: VirtualTime) -> None:
+    """As by a framework that enters and leaves a generator of its user's on two threads."""
+    shop = Dependency(
+        "left elsewhere", breaker=circuit_breaker(fail_max=2), max_concurrent=1, total_timeout=5
+    )
+    assert shop.bulkhead is not None
+    assert shop.breaker is not None
+
+    @contextmanager
+    def session() -> Generator[None]:
+        with shop:
+            yield
+
+    for _ in range(2):
+        block = session()
+        elsewhere(block.__enter__)
+        gc.collect()
+        assert shop.bulkhead.in_flight == 1
+        error = ConnectionError("reset")
+        assert not elsewhere(block.__exit__, ConnectionError, error, error.__traceback__)
+        assert shop.bulkhead.in_flight == 0
+    assert calls("left elsewhere") == {"failure": 2}
+    assert shop.breaker.current_state == "open"
+    assert remaining() is None
+
+
+def test_blocks_that_are_left_in_other_contexts_are_each_left_once(
+    virtual_time: VirtualTime,
+) -> None:
+    """Also if one takes another's, which was entered before it or is within the same context."""
+    shop = Dependency("left in disorder", max_concurrent=9, total_timeout=5)
+    assert shop.bulkhead is not None
+    shop.__enter__()
+    for _ in range(3):
+        elsewhere(shop.__enter__)
+    assert shop.bulkhead.in_flight == 4
+    for _ in range(3):
+        elsewhere(shop.__exit__, None, None, None)
+    assert shop.bulkhead.in_flight == 1
+    shop.__exit__(None, None, None)
+    assert shop.bulkhead.in_flight == 0
+    with pytest.raises(RuntimeError, match="without having been entered"):
+        shop.__exit__(None, None, None)
+    assert calls("left in disorder") == {"success": 4}
+    assert remaining() is None
+
+
+def test_a_thread_keeps_no_blocks_that_others_have_left(virtual_time: VirtualTime) -> None:
+    """However many it enters, in a context that lasts, and leaves to somebody else."""
+    shop = Dependency("left to others", max_concurrent=1)
+    gone: list[weakref.ref[Any]] = []
+    for _ in range(3):
+        block = shop.__enter__()
+        gone.append(weakref.ref(block))
+        del block
+        Context().run(shop.__exit__, None, None, None)
+    with shop:
+        gc.collect()
+        assert [one() for one in gone] == [None] * 3
 
 
 # Single calls

@@ -26,14 +26,17 @@ from resilient.errors import CallTimeout
 __all__ = ["Block", "enter", "enter_async", "leave", "leave_async", "opening", "until_attempt"]
 
 _entered: ContextVar[tuple[Block, ...]] = ContextVar("resilient_blocks", default=())
+#: All blocks that have been entered and not left, the newest last.
+_open: dict[Block, None] = {}
 _unowned = Cuts()
+_LEFT = object()
 
 
 @final
 class Block:
     """A block that has been entered."""
 
-    __slots__ = ("_cut", "_limit", "_steps", "_token", "key", "started")
+    __slots__ = ("__weakref__", "_cut", "_limit", "_steps", "_token", "key", "started")
 
     def __init__(self, key: object, steps: Steps[Outcome] | None, limit: Limit | None) -> None:
         self.key = key
@@ -61,7 +64,8 @@ class Block:
             try:
                 ambient.reset(self._token)
             except ValueError:  # left in another context, as by an asynchronous fixture
-                ambient.set(None)
+                if ambient.get() is self._limit:
+                    ambient.set(None if self._limit is None else self._limit.outer)
         was_cut = self._cut is not None and self._cut.disarm()
         if was_cut and self._limit is not None and isinstance(error, asyncio.CancelledError):
             overrun = self._limit.overrun()
@@ -137,7 +141,11 @@ def _limited(strategy: Strategy, *, is_async: bool) -> Block | None:
 
 
 def _entering(block: Block) -> Block:
-    _entered.set((*_entered.get(), block))
+    _open[block] = None
+    outer = _entered.get()
+    if outer:
+        outer = tuple(one for one in outer if one in _open)  # others may have left some of them
+    _entered.set((*outer, block))
     return block
 
 
@@ -161,10 +169,18 @@ def _begin(strategy: Strategy, steps: Steps[Outcome], reached: Any) -> Block:
 def _end(strategy: Strategy) -> Block:
     entered = _entered.get()
     for index in range(len(entered) - 1, -1, -1):
-        if entered[index].key is strategy:
-            _entered.set(entered[:index] + entered[index + 1 :])
-            return entered[index]
-    raise RuntimeError(f"{strategy!r} is left in another context than it was entered in")
+        block = entered[index]
+        if block.key is strategy:
+            entered = entered[:index] + entered[index + 1 :]
+            _entered.set(entered)
+            if _open.pop(block, _LEFT) is None:
+                return block
+    # A framework may enter and leave a block on two threads, in a copy of the context each. It takes
+    # the newest of those that are open, as does whoever finds that somebody has taken his own.
+    for block in reversed(list(_open)):
+        if block.key is strategy and _open.pop(block, _LEFT) is None:
+            return block
+    raise RuntimeError(f"{strategy!r} is left without having been entered")
 
 
 def enter(strategy: Strategy) -> Block:
