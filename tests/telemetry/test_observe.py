@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import gc
 import inspect
 import io
 import json
 import logging
 import random
 import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from types import SimpleNamespace
@@ -857,6 +859,25 @@ def test_a_block_may_be_left_in_another_context(logs: list[Any]) -> None:
     contextvars.copy_context().run(block.__enter__)
     block.__exit__(None, None, None)
     assert told(logs) == [("elsewhere_started", "info"), ("elsewhere_succeeded", "info")]
+
+
+def test_blocks_that_are_left_in_other_contexts_are_each_told_once(logs: list[Any]) -> None:
+    """Also if one takes another's; and a context keeps none of them."""
+    block = observe("elsewhere", started=False)
+    block.__enter__()
+    contextvars.copy_context().run(block.__enter__)
+    contextvars.copy_context().run(block.__exit__, None, None, None)
+    block.__exit__(None, None, None)
+    assert told(logs) == [("elsewhere_succeeded", "info")] * 2
+    with pytest.raises(RuntimeError, match="without having been entered"):
+        block.__exit__(None, None, None)
+    gone = []
+    for _ in range(3):
+        gone.append(weakref.ref(block.__enter__()))
+        contextvars.Context().run(block.__exit__, None, None, None)
+    with block:
+        gc.collect()
+        assert [one() for one in gone[:-1]] == [None] * 2  # the last is what is returned to
 
 
 # With guards

@@ -175,8 +175,8 @@ def _end(strategy: Strategy) -> Block:
             _entered.set(entered)
             if _open.pop(block, _LEFT) is None:
                 return block
-    # A framework may enter and leave a block on two threads, in a copy of the context each. It takes
-    # the newest of those that are open, as does whoever finds that somebody has taken his own.
+    # A framework may enter and leave a block on two threads, in a copy of the context each. This is
+    # the newest of those that are open: whoever finds that his own is gone takes another one.
     for block in reversed(list(_open)):
         if block.key is strategy and _open.pop(block, _LEFT) is None:
             return block

@@ -108,6 +108,7 @@ class Observation:
     """A call or block that is being observed."""
 
     __slots__ = (
+        "__weakref__",
         "_calls",
         "_event",
         "_fields",
@@ -169,7 +170,10 @@ class Observation:
 
     def __enter__(self) -> Observation:
         if not self._event.is_stream:
-            self._outer = watching.get()
+            outer = watching.get()
+            while isinstance(outer, Observation) and outer._token is None:
+                outer = outer._outer  # it has been left in another context
+            self._outer = outer
             self._token = watching.set(self)
         return self
 
@@ -183,7 +187,8 @@ class Observation:
             try:
                 watching.reset(self._token)
             except ValueError:  # left in another context, as by an asynchronous fixture
-                watching.set(None)
+                if watching.get() is self:
+                    watching.set(self._outer)
             self._token = None
         if self._goes_on and error is None:
             self._goes_on = False

@@ -106,7 +106,7 @@ class Observe:
         self._tally = Tally.of(name)
         self._tally.expect(self._expected.values(), audit=self._audit)
         self._block: BusinessEvent | None = None
-        self._open: list[Observation] = []
+        self._open: dict[Observation, None] = {}
 
     def __repr__(self) -> str:
         return f"observe({self.name!r})"
@@ -168,8 +168,10 @@ class Observe:
         if self._block is None:
             self._block = self._event(outer_frame().f_globals.get("__name__", "resilient"))
         observation = Observation(self._block, dict(self._values)).__enter__()
-        self._open.append(observation)
-        _entered.set((*_entered.get(), (self, observation)))
+        self._open[observation] = None
+        # Others may have left some of those that were entered in this context.
+        outer = (one for one in _entered.get() if one[1] in one[0]._open)
+        _entered.set((*outer, (self, observation)))
         return observation
 
     def __exit__(
@@ -185,10 +187,16 @@ class Observe:
         for index in range(len(entered) - 1, -1, -1):
             who, observation = entered[index]
             if who is self:
-                _entered.set(entered[:index] + entered[index + 1 :])
-                self._open.remove(observation)
-                return observation
-        return self._open.pop()  # left in another context, as by an asynchronous fixture
+                entered = entered[:index] + entered[index + 1 :]
+                _entered.set(entered)
+                if self._open.pop(observation, self) is None:
+                    return observation
+        # Left in another context, as by an asynchronous fixture, or by a framework that uses two
+        # threads; or somebody who did so has taken this one.
+        try:
+            return self._open.popitem()[0]
+        except KeyError:
+            raise RuntimeError(f"{self!r} is left without having been entered") from None
 
     async def __aenter__(self) -> Observation:
         return self.__enter__()
