@@ -29,10 +29,12 @@ from resilient import (
     cached,
     circuit_breaker,
     deadline,
+    observe,
     pipeline_of,
     rate_limit,
     retry,
     timeout,
+    unit_of_work,
     with_fallback,
 )
 from resilient.testing import VirtualTime
@@ -625,6 +627,30 @@ def test_what_cannot_be_guarded_is_a_type_error_when_decorating(guard: Any, thin
         guard(thing)
 
     assert isinstance(raised.value, InvalidUse)
+
+
+@contextmanager
+def connection() -> Generator[str]:
+    yield "connection"
+
+
+@asynccontextmanager
+async def connection_async() -> AsyncGenerator[str]:
+    yield "connection"
+
+
+@pytest.mark.parametrize("make", [connection, connection_async, functools.partial(connection)])
+@pytest.mark.parametrize(
+    "guard",
+    [circuit_breaker(), timeout(1), observe("a"), unit_of_work()],
+    ids=lambda guard: type(guard).__name__,
+)
+def test_what_makes_a_context_manager_is_a_type_error_when_decorating(
+    guard: Any, make: Any
+) -> None:
+    """It has done nothing when it is back, and would never fail; the message says what to do."""
+    with pytest.raises(InvalidUse, match="makes a context manager"):
+        guard(make)
 
 
 def test_a_coroutine_cannot_be_guarded() -> None:

@@ -211,6 +211,33 @@ async def answer() -> str:
     return "done"
 
 
+def test_a_function_that_returns_a_coroutine_is_a_unit_until_that_has_ended(
+    virtual_time: VirtualTime,
+) -> None:
+    """As with an `async def`: it is in flight while it is awaited, and not before."""
+
+    async def work() -> str:
+        await asyncio.sleep(2)
+        return "done"
+
+    decorated = unit_of_work()(lambda: work())  # noqa: PLW0108
+
+    async def main() -> None:
+        task = asyncio.ensure_future(decorated())
+        too_late = decorated()
+        await asyncio.sleep(0.5)
+        drained = drain(5)
+        began = virtual_time.now()
+        assert drained.left == 1
+        assert await drained is True
+        assert virtual_time.now() - began == 1.5
+        assert await task == "done"
+        with pytest.raises(Draining):
+            await too_late
+
+    virtual_time.run(main())
+
+
 def test_a_generator_cannot_be_a_unit() -> None:
     """It has done nothing yet when it returns; that is told when decorating."""
 

@@ -6,10 +6,18 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable
+from contextlib import asynccontextmanager, contextmanager
 from types import FrameType, FunctionType, MethodType
 from typing import Any
 
-__all__ = ["calling_place", "code_of", "is_async_function", "outer_frame", "plain_name"]
+__all__ = [
+    "calling_place",
+    "code_of",
+    "is_async_function",
+    "makes_a_block",
+    "outer_frame",
+    "plain_name",
+]
 
 
 def outer_frame() -> FrameType:
@@ -49,3 +57,12 @@ def code_of(function: Any) -> Any:
 def is_async_function(function: Callable[..., Any]) -> bool:
     """Return whether calling `function` gives a coroutine, as far as can be seen from outside."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(code_of(function))
+
+
+#: What these decorators make is told by its code, which is the same for all.
+_BLOCKS = (contextmanager(plain_name).__code__, asynccontextmanager(plain_name).__code__)  # type: ignore[arg-type]
+
+
+def makes_a_block(function: Callable[..., Any]) -> bool:
+    """Return whether `function` returns a context manager, which does its work when it is used."""
+    return getattr(code_of(function), "__code__", None) in _BLOCKS

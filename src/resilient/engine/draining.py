@@ -13,11 +13,11 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from functools import partial, wraps
-from types import TracebackType
+from types import CoroutineType, TracebackType
 from typing import Any, ParamSpec, TypeVar, cast, final
 
 from resilient.engine import clock, settings, signals
-from resilient.engine.callables import code_of, is_async_function, plain_name
+from resilient.engine.callables import code_of, is_async_function, makes_a_block, plain_name
 from resilient.engine.drivers import drive, drive_async
 from resilient.engine.locks import new_lock
 from resilient.engine.reported import Reading, Reported
@@ -179,6 +179,11 @@ class unit_of_work:  # noqa: N801 - used like contextlib.suppress
                 f"{plain_name(function)} is a generator, which has done nothing yet when it "
                 "returns: use `with unit_of_work():` within it"
             )
+        if makes_a_block(function):
+            raise InvalidUse(
+                f"{plain_name(function)} makes a context manager, which has done nothing yet when "
+                "it is returned: use `with unit_of_work():` within it"
+            )
         if is_async_function(function):
 
             @wraps(function)
@@ -191,9 +196,19 @@ class unit_of_work:  # noqa: N801 - used like contextlib.suppress
         @wraps(function)
         def within(*args: P.args, **kwargs: P.kwargs) -> R:
             with unit_of_work():
-                return function(*args, **kwargs)
+                value = function(*args, **kwargs)
+            return cast("R", _awaited(value)) if type(value) is CoroutineType else value
 
         return within
+
+
+async def _awaited(coroutine: CoroutineType[Any, Any, R]) -> R:
+    """Be the unit of what a plain function has returned, and has not begun yet."""
+    try:
+        with unit_of_work():
+            return await coroutine
+    finally:
+        coroutine.close()
 
 
 @final

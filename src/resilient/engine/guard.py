@@ -15,7 +15,7 @@ from types import FunctionType
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from resilient.engine import faults
-from resilient.engine.callables import code_of, is_async_function, plain_name
+from resilient.engine.callables import code_of, is_async_function, makes_a_block, plain_name
 from resilient.engine.lanes import async_lane, sync_lane
 from resilient.engine.pipeline import Pipeline
 from resilient.engine.strategy import Strategy, Target
@@ -79,6 +79,11 @@ def guard(
     if inspect.isclass(function):
         raise InvalidUse(
             f"{function.__qualname__} is a class; guard a function that creates its instances"
+        )
+    if makes_a_block(function):
+        raise InvalidUse(
+            f"{plain_name(function)} makes a context manager, which has done nothing yet when it "
+            "is returned: guard it beneath @contextmanager, or use `with` a guard within it"
         )
     is_async = is_async_function(function)
     is_stream = inspect.isgeneratorfunction(code_of(function))

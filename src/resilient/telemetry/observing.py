@@ -10,7 +10,13 @@ from types import CoroutineType, TracebackType
 from typing import Any, ParamSpec, TypeVar, cast, final
 
 from resilient.engine import settings
-from resilient.engine.callables import code_of, is_async_function, outer_frame
+from resilient.engine.callables import (
+    code_of,
+    is_async_function,
+    makes_a_block,
+    outer_frame,
+    plain_name,
+)
 from resilient.engine.guard import pipeline_of
 from resilient.engine.pipeline import Pipeline
 from resilient.errors import InvalidSetting, InvalidUse
@@ -117,6 +123,11 @@ class Observe:
             return cast("Callable[P, R]", type(function)(self(function.__func__)))
         if inspect.isclass(function) or not callable(function):
             raise InvalidUse(f"{function!r} is no function, and so cannot be observed")
+        if makes_a_block(function):
+            raise InvalidUse(
+                f"{plain_name(function)} makes a context manager, which has done nothing yet when "
+                f'it is returned: use `with observe("{self.name}")` within it'
+            )
         code = code_of(function)
         make = _plain
         if inspect.isgeneratorfunction(code):
