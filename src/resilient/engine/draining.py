@@ -202,7 +202,7 @@ class unit_of_work:  # noqa: N801 - used like contextlib.suppress
         return within
 
 
-async def _awaited(coroutine: CoroutineType[Any, Any, R]) -> R:
+async def _awaited(coroutine: Any) -> Any:
     """Be the unit of what a plain function has returned, and has not begun yet."""
     try:
         with unit_of_work():
