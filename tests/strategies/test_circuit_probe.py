@@ -14,7 +14,7 @@ import pytest
 
 from resilient import CircuitBreaker
 from resilient.testing import VirtualTime
-from tests.circuits import Upstream, outcome_of, outcomes_of
+from tests.circuits import WAYS, Upstream, outcome_of, outcomes_of, rejection_of
 from tests.waiting import PATIENCE, eventually
 
 
@@ -175,6 +175,20 @@ def test_checks_end_when_the_state_is_set_by_hand(
 
     assert checks.asked == []
     assert breaker.current_state == ("open" if ended == "forced open" else "closed")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nobody_knows_when_a_circuit_ends_that_is_forced_open(
+    upstream: Upstream, checks: Health, way: str
+) -> None:
+    """Its rejections name no time: checks were made before, and are made no more."""
+    breaker, _ = tripped(upstream, probe=checks.check, reset_timeout=60)
+    call = upstream.guarded(breaker, way)
+    assert rejection_of(call).retry_after == 1.0
+    breaker.force_open()
+
+    assert rejection_of(call).retry_after is None
+    assert breaker.retry_after is None
 
 
 def test_a_check_that_hangs_is_a_check_that_failed(upstream: Upstream, checks: Health) -> None:

@@ -187,7 +187,7 @@ class CircuitBreaker(CircuitPassage):
 
         def error(now: float) -> CircuitOpen:
             left = circuit.until - now
-            if prober is not None:
+            if prober is not None and left < inf:  # else it is forced, and nobody asks
                 left = min(left, prober.next_in())
             rejection = CircuitOpen(name, None if left == inf else left, OPEN)
             rejection.__cause__ = self._last_failure
