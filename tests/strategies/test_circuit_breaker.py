@@ -502,6 +502,30 @@ def test_a_lease_that_ended_long_ago_does_not_reject_the_next_caller(
     assert virtual_time.run(main()) == "answer"
 
 
+def test_the_lease_after_one_that_nobody_saw_end_is_of_the_new_period(
+    upstream: Upstream, virtual_time: VirtualTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next probe has as long as the circuit was open, which is twice as long as before."""
+    monkeypatch.setattr("random.uniform", lambda least, most: most)
+    breaker = CircuitBreaker(fail_max=1, reset_timeout=10, max_reset_timeout=80)
+    trip(breaker)
+    virtual_time.advance(10)
+
+    async def main() -> None:
+        hung = [asyncio.ensure_future(breaker(forever)())]
+        await asyncio.sleep(300)
+        hung.append(asyncio.ensure_future(breaker(forever)()))
+        await asyncio.sleep(19.9)
+        assert breaker.current_state == "half-open"
+        await asyncio.sleep(0.1)
+        assert breaker.current_state == "open"
+        for one in hung:
+            one.cancel()
+        await asyncio.gather(*hung, return_exceptions=True)
+
+    virtual_time.run(main())
+
+
 def test_a_late_success_of_an_expired_probe_decides_nothing(
     upstream: Upstream, virtual_time: VirtualTime
 ) -> None:

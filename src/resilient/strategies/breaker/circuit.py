@@ -77,8 +77,11 @@ class Circuit:
     # Letting in
 
     @_locked
-    def admit(self, now: float, lease: float) -> Admission | Refusal:
-        """Return the permission for a call, or the refusal; a probe may take `lease` seconds."""
+    def admit(self, now: float, most: float) -> Admission | Refusal:
+        """Return the permission for a call that takes `most` seconds, or the refusal.
+
+        That is the lease of a probe; without a limit, the open period.
+        """
         self._pass_time_locked(now)
         if self.state == CLOSED:
             return Admission(self.generation)
@@ -90,6 +93,7 @@ class Circuit:
             return Refusal(self.ramp.next_tick(now))
         if len(self._leases) >= self.rules.probes:
             return Refusal(max(0.0, min(one.expires for one in self._leases) - now))
+        lease = most if most < inf else max(self.period, self.rules.reset_timeout) or 1.0
         probe = Admission(self.generation, is_probe=True, expires=now + lease)
         self._leases |= {probe}
         return probe

@@ -117,23 +117,19 @@ class CircuitPassage(CircuitInterface):
         now = clock.now()
         if self._shared is not None:
             self._announce(self._shared.pull(self._circuit, now), pushed=True)
-        admitted, changes = self._circuit.admit(now, self._lease(call, now))
+        admitted, changes = self._circuit.admit(now, self._longest(call, now))
         self._announce(changes)
         return admitted
 
-    def _lease(self, call: Call, now: float) -> float:
-        """Return for how many seconds `call` may be a probe: as long as its own limits allow."""
+    def _longest(self, call: Call, now: float) -> float:
+        """Return how many seconds `call` may take by its own limits."""
         seconds = inf if call.limit is None else max(0.0, call.limit.expires - now)
         within = inf
         for one in reversed(call.pipeline.strategies):
             if one is self or one.rejects_by_key:
                 break
             within = one.longest(within)
-        seconds = min(seconds, within)
-        if seconds < inf:
-            return seconds
-        circuit = self._circuit
-        return max(circuit.period, circuit.rules.reset_timeout) or 1.0
+        return min(seconds, within)
 
     def _noted(self, admission: Admission | None, outcome: Outcome) -> Outcome:
         error = outcome.error
