@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import count
 from math import inf
 from typing import Any
@@ -24,6 +25,8 @@ from tests.models.world import Excluded, Failed, Running, World
 
 numbers = count(1)
 
+#: After a hundred good calls what is usual forgets the oldest, which is not modelled.
+MOST_LEARNED = 100
 #: What a call may come to.
 HOW = ["well", "well", "failed", "failed", "excluded", "cancelled"]
 
@@ -36,6 +39,55 @@ class Admitted:
     stretch: int
     is_probe: bool = False
     lease_ends: float = inf
+
+
+@dataclass
+class Way:
+    """The way back from an outage: which of the calls pass, and what has come of those that did."""
+
+    since: float
+    share: Fraction = Fraction(1, 10)
+    passed: int = 0
+    #: What the calls since the last that passed add up to: at 1, one passes.
+    due: Fraction = Fraction(0)
+    good: int = 0
+    bad: int = 0
+    bad_in_a_row: int = 0
+
+    def admits(self) -> bool:
+        if self.passed >= 10:
+            self.due += self.share
+            if self.due < 1:
+                return False
+            self.due -= 1
+        self.passed += 1
+        return True
+
+    def came_to(self, *, good: bool) -> None:
+        self.good += good
+        self.bad += not good
+        self.bad_in_a_row = 0 if good else self.bad_in_a_row + 1
+
+    def checked(self, *, good: bool) -> None:
+        """A check stands for calls where there are none, and never for fewer than a tenth."""
+        if good:
+            self.share = max(self.share, Fraction(1, 10)) if self.passed else Fraction(1)
+        self.came_to(good=good)
+
+    def leads_to(self, now: float) -> str | None:
+        """Return the state that it ends in at `now`, if it does; go on by a quarter of a second."""
+        if self.bad_in_a_row >= 5:
+            return "open"
+        seen = self.good + self.bad
+        if now - self.since >= 0.25 and seen:
+            if 10 * self.bad <= seen:
+                self.share, self.due = 2 * self.share, Fraction(1)
+            else:
+                self.share /= 2
+            self.since, self.good, self.bad = now, 0, 0
+        if self.share >= 1:
+            return "closed"
+        return "open" if self.share < Fraction(1, 80) else None
 
 
 @dataclass
@@ -52,6 +104,8 @@ class Model:
     max_reset_timeout: float
     probes: int
     success_threshold: int
+    ramp: bool
+    probe_every: float | None
     mode: str
 
     state: str = "closed"
@@ -67,6 +121,12 @@ class Model:
     failed_probes: int = 0
     good_probes: int = 0
     probing: list[Admitted] = field(default_factory=list)
+    way: Way | None = None
+    #: When the dependency is asked next in the background, and what it is going to say.
+    next_check: float | None = None
+    is_well: bool = True
+    #: The durations of good calls while it is closed: what is usual.
+    durations: list[float] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
     would_have_rejected: int = 0
     #: What is drawn for a period that has grown, so that a fleet does not come back at once.
@@ -80,9 +140,13 @@ class Model:
         if self.state == "closed":
             return Admitted(now, self.stretch)
         if self.state == "open":
-            return None if self.forced else self.opened_until - now
+            return None if self.forced else self.earliest(self.opened_until, now)
+        if self.way is not None:
+            if self.way.admits():
+                return Admitted(now, self.stretch)
+            return self.earliest(self.way.since + 0.25, now)
         if len(self.probing) == self.probes:
-            return min(one.lease_ends for one in self.probing) - now
+            return self.earliest(min(one.lease_ends for one in self.probing), now)
         lease = max(self.period, self.reset_timeout) or 1.0
         probe = Admitted(now, self.stretch, is_probe=True, lease_ends=now + lease)
         self.probing.append(probe)
@@ -93,16 +157,21 @@ class Model:
         self.look(now)
         if call.stretch != self.stretch:
             return
-        slow = self.slow_call_seconds is not None and now - call.began >= self.slow_call_seconds
-        if not call.is_probe:
+        seconds = now - call.began
+        slow = self.slow_call_seconds is not None and seconds >= self.slow_call_seconds
+        if self.way is not None:
+            self.way.came_to(good=not failed and not slow and seconds <= self.most_usual())
+            self.follow_way(now)
+        elif not call.is_probe:
+            if not failed:
+                self.durations.append(seconds)
             self.counted(now, failed, slow)
         elif failed or slow:
             self.probe_failed(now)
         else:
             self.probing.remove(call)
-            self.good_probes += 1
-            if self.good_probes >= self.success_threshold:
-                self.close()
+            self.probe_succeeded(now)
+        self.ask_from(now)
 
     def left(self, call: Admitted, now: float) -> None:
         """Take note of a call that says nothing: it was cancelled, or its error is excluded."""
@@ -111,14 +180,55 @@ class Model:
             self.probing.remove(call)
 
     def look(self, now: float) -> None:
-        """Let the time pass until `now`."""
+        """Let the time pass until `now`, with all checks that are due."""
+        while self.next_check is not None and self.next_check <= now:
+            when = self.next_check
+            self.pass_time(when)
+            self.checked(when)
+            self.next_check = when + (self.probe_every or 0)
+            self.ask_from(when)
+        self.pass_time(now)
+        self.ask_from(now)
+
+    def pass_time(self, now: float) -> None:
         if self.state == "open" and now >= self.opened_until:
             self.enter("half-open")
         elif self.state == "half-open":
             first = min((one.lease_ends for one in self.probing), default=inf)
             if now >= first:
                 self.probe_failed(first)
-                self.look(now)
+                self.pass_time(now)
+            self.follow_way(now)
+
+    def checked(self, now: float) -> None:
+        """Ask the dependency in the background."""
+        if self.way is not None:
+            self.way.checked(good=self.is_well)
+            self.follow_way(now)
+        elif self.is_well and self.state != "closed":
+            if self.state == "open":
+                self.enter("half-open")
+            self.probe_succeeded(now)
+        elif self.state == "half-open":
+            self.probe_failed(now)
+
+    def ask_from(self, now: float) -> None:
+        """Begin to ask in the background, or stop."""
+        if self.state == "closed" or self.forced or self.probe_every is None:
+            self.next_check = None
+        elif self.next_check is None:
+            self.next_check = now + self.probe_every
+
+    def earliest(self, when: float, now: float) -> float:
+        """Return in how many seconds a call may pass: at `when`, or after the next check."""
+        return max(0.0, (when if self.next_check is None else min(when, self.next_check)) - now)
+
+    def most_usual(self) -> float:
+        """Return the longest duration that is not unusual."""
+        if not self.durations:
+            return inf
+        usual = sum(self.durations) / len(self.durations)
+        return max(3 * usual, usual + 0.05)
 
     # What follows
 
@@ -149,6 +259,24 @@ class Model:
             inside = [one for one in self.seen if one[0] // part > now // part - 10]
         return len(inside), sum(one[1] for one in inside), sum(one[2] for one in inside)
 
+    def probe_succeeded(self, now: float) -> None:
+        self.good_probes += 1
+        if self.good_probes < self.success_threshold:
+            return
+        if self.ramp:
+            self.stretch += 1
+            self.probing.clear()
+            self.way = Way(now)
+        else:
+            self.close()
+
+    def follow_way(self, now: float) -> None:
+        end = None if self.way is None else self.way.leads_to(now)
+        if end == "closed":
+            self.close()
+        elif end == "open":
+            self.probe_failed(now)
+
     def probe_failed(self, when: float) -> None:
         self.failed_probes += 1
         self.open(when)
@@ -174,6 +302,7 @@ class Model:
         self.stretch += 1
         self.good_probes = 0
         self.probing.clear()
+        self.way = None
         self.changes.append(state)
 
     # By hand
@@ -182,6 +311,7 @@ class Model:
         self.open(now)
         self.forced = True
         self.opened_until = inf
+        self.ask_from(now)
 
     def force_closed(self) -> None:
         self.reset()
@@ -193,6 +323,7 @@ class Model:
             self.forget()
         else:
             self.close()
+        self.next_check = None
 
 
 def chosen(draw: Any) -> dict[str, Any]:
@@ -212,6 +343,8 @@ def chosen(draw: Any) -> dict[str, Any]:
         "max_reset_timeout": draw(st.sampled_from([reset_timeout, 4, 8])),
         "probes": draw(st.integers(1, 3)),
         "success_threshold": draw(st.integers(1, 3)),
+        "ramp": draw(st.booleans()),
+        "probe_every": draw(st.sampled_from([None, None, 0.5, 1.5])),
         "mode": draw(st.sampled_from(["enforce", "enforce", "enforce", "shadow"])),
     }
 
@@ -244,6 +377,10 @@ class Breaker(RuleBasedStateMachine):
         self.patch.setattr(circuit, "random", Drawn(drawn))
         self.hands_on = data.draw(st.sampled_from([False, False, True]))
         self.model = Model(**rules, jitter=drawn)
+        if rules["probe_every"] is None:
+            del rules["probe_every"]
+        else:
+            rules["probe"] = lambda: self.model.is_well
         self.real = CircuitBreaker(f"model {next(numbers)}", exclude=[Excluded], **rules)
 
         @self.real
@@ -261,7 +398,7 @@ class Breaker(RuleBasedStateMachine):
         if model.state != "open" or model.forced:
             assert left is None
         else:
-            assert left == model.opened_until - now
+            assert left == model.earliest(model.opened_until, now)
         calls, failures, slow = model.in_window(now)
         assert real.failure_rate == (failures / calls if calls else 0.0)
         assert real.slow_call_rate == (slow / calls if calls else 0.0)
@@ -278,6 +415,8 @@ class Breaker(RuleBasedStateMachine):
             self.call()
 
     def call(self) -> None:
+        if len(self.model.durations) >= MOST_LEARNED:
+            return
         now = self.world.tick()
         admitted = self.model.admits(now)
         running = self.world.begin(self.guarded)
@@ -309,6 +448,8 @@ class Breaker(RuleBasedStateMachine):
     def end(self, which: int, how: str) -> None:
         now = self.world.tick()
         running, admitted = self.calls.pop(which % len(self.calls) if which >= 0 else -1)
+        if admitted and abs(now - admitted.began - self.model.most_usual()) < 1e-9:
+            now = self.world.tick()  # which of the two it is depends on how a mean is rounded
         if how == "cancelled":
             assert running.task is not None
             running.task.cancel()
@@ -347,6 +488,28 @@ class Breaker(RuleBasedStateMachine):
         self.same()
         self.world.pass_time(max(0.0, self.model.opened_until - self.world.now))
         self.call()
+
+    @precondition(lambda self: self.model.next_check is not None)
+    @rule(well=st.booleans())
+    def checked(self, well: bool) -> None:
+        """To the moment at which the dependency is asked in the background."""
+        self.same()
+        self.model.is_well = well
+        if self.model.next_check is not None:
+            self.world.pass_time(self.model.next_check - self.world.now)
+        self.same()
+
+    @precondition(lambda self: self.model.way is not None)
+    @rule(how=st.sampled_from(["well", "well", "failed"]), number=st.integers(0, 12))
+    def quarter_of_a_second_passes(self, how: str, number: int) -> None:
+        """With calls that end at once, all alike, and the share of the next ones changed."""
+        for _ in range(number):
+            before = len(self.calls)
+            self.call()
+            if len(self.calls) > before:
+                self.end(-1, how)
+        self.world.pass_time(0.25)
+        self.same()
 
     @precondition(lambda self: self.hands_on)
     @rule(how=st.sampled_from(["force_open", "force_closed", "reset", "reset"]))
