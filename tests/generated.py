@@ -7,7 +7,7 @@ from hypothesis import settings
 __all__ = ["SUITE", "examples", "register_profiles"]
 
 SUITE = 100
-PROOF = 10 * SUITE
+PROOF = 30 * SUITE
 
 
 def register_profiles() -> None:

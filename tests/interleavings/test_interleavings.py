@@ -42,7 +42,7 @@ WHOLE = (
     scenarios.shared_flight,
 )
 #: So many runs are made at the most, so that a busy machine comes to an end.
-MOST_SMALL, MOST_WHOLE = 2000, 400
+MOST_SMALL, MOST_WHOLE = 6000, 2000
 #: Those of them that are explored with two callers, and walked through with three.
 FOR_TWO = (
     scenarios.full_bulkhead,
@@ -102,4 +102,4 @@ def test_every_order_of_whole_calls_with_one_preemption_is_right(
 @pytest.mark.parametrize("scenario", WHOLE, ids=named)
 def test_many_orders_drawn_at_random_are_right(scenario: Callable[[], Plan]) -> None:
     """More callers and more preemptions than can be gone through one by one."""
-    assert random_walks(scenario, seeds=range(60)).runs == 60
+    assert random_walks(scenario, seeds=range(300)).runs == 300
