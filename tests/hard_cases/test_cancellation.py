@@ -26,6 +26,7 @@ from resilient import (
     circuit_breaker,
     deadline,
     failover,
+    gather_partial,
     pipeline_of,
     rate_limit,
     retry,
@@ -591,6 +592,33 @@ def in_a_bulkhead() -> Function:
     return wait
 
 
+def for_a_token() -> Function:
+    guarded = rate_limit(1, per=60, max_wait=100)(lambda: None)
+    guarded()
+    return guarded
+
+
+def for_a_shared_call() -> Function:
+    begun = threading.Event()
+
+    @with_fallback(cached(60, fresh_for=10), "fallback")
+    def shared() -> None:
+        begun.set()
+        time.sleep(2)
+
+    threading.Thread(target=shared, daemon=True).start()
+    assert begun.wait(5)
+    return shared
+
+
+def in_a_tier() -> Function:
+    return with_fallback(failover(lambda: time.sleep(5), timeout=5), "default")(fail)
+
+
+def for_parts() -> Function:
+    return partial(gather_partial, one=lambda: time.sleep(2), other=lambda: time.sleep(2))
+
+
 def waiting_for_a_worker() -> Function:
     @timeout(5, max_workers=1)
     def busy() -> None:
@@ -603,7 +631,17 @@ def waiting_for_a_worker() -> Function:
 @pytest.mark.real_time
 @pytest.mark.parametrize(
     "guarded",
-    [plain, on_a_worker, in_a_pause, in_a_bulkhead, waiting_for_a_worker],
+    [
+        plain,
+        on_a_worker,
+        in_a_pause,
+        in_a_bulkhead,
+        for_a_token,
+        for_a_shared_call,
+        in_a_tier,
+        for_parts,
+        waiting_for_a_worker,
+    ],
     ids=lambda guarded: guarded.__name__,
 )
 def test_a_real_ctrl_c_ends_whatever_the_main_thread_waits_for(guarded: Any) -> None:

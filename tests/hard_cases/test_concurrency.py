@@ -155,6 +155,20 @@ def test_eight_threads_take_as_long_as_one_through_a_breaker(way: Any) -> None:
     assert 0.1 <= watch.seconds < 0.3
 
 
+@each_way
+@pytest.mark.parametrize("state", ["closed", "half-open", "forced closed"])
+def test_eight_threads_are_within_one_breaker_at_once(way: Any, state: str) -> None:
+    """8 threads meet inside of the function: nobody waits for another's call to end."""
+    breaker = CircuitBreaker(new_name(), probes=8, success_threshold=8)
+    if state == "half-open":
+        breaker.half_open()
+    elif state == "forced closed":
+        breaker.force_closed()
+    meeting = threading.Barrier(8)
+    call = way(breaker, lambda: meeting.wait(5))
+    assert sorted(crowd(8, lambda _: call())) == list(range(8))
+
+
 @pytest.mark.real_time
 def test_eight_failing_threads_take_as_long_as_one() -> None:
     """A failing call holds no lock either: 8 of 100 ms each take about 100 ms."""

@@ -499,17 +499,30 @@ class Breaker(RuleBasedStateMachine):
             self.world.pass_time(self.model.next_check - self.world.now)
         self.same()
 
+    @precondition(lambda self: self.model.ramp and self.model.state == "open")
+    @precondition(lambda self: not self.model.forced)
+    @rule()
+    def way_back_begins(self) -> None:
+        """With as many probes as it takes, all of which are well."""
+        self.same()
+        self.world.pass_time(max(0.0, self.model.opened_until - self.world.now))
+        for _ in range(self.model.success_threshold):
+            self.call_that_ends("well")
+
     @precondition(lambda self: self.model.way is not None)
-    @rule(how=st.sampled_from(["well", "well", "failed"]), number=st.integers(0, 12))
-    def quarter_of_a_second_passes(self, how: str, number: int) -> None:
-        """With calls that end at once, all alike, and the share of the next ones changed."""
-        for _ in range(number):
-            before = len(self.calls)
-            self.call()
-            if len(self.calls) > before:
-                self.end(-1, how)
+    @rule(number=st.sampled_from([0, 1, 10, 11, 14]), failing=st.integers(0, 3))
+    def quarter_of_a_second_passes(self, number: int, failing: int) -> None:
+        """With calls that end at once, the first of which fail, and another share of the next."""
+        for call in range(number):
+            self.call_that_ends("failed" if call < failing else "well")
         self.world.pass_time(0.25)
         self.same()
+
+    def call_that_ends(self, how: str) -> None:
+        before = len(self.calls)
+        self.call()
+        if len(self.calls) > before:
+            self.end(-1, how)
 
     @precondition(lambda self: self.hands_on)
     @rule(how=st.sampled_from(["force_open", "force_closed", "reset", "reset"]))
