@@ -118,6 +118,27 @@ def test_a_store_that_fails_is_left_alone_and_used_again_when_it_is_well(
     assert len([name for name in store.kept if name != "resilient:probe"]) == 17
 
 
+@pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError])
+def test_a_write_that_ends_by_what_is_no_exception_is_lost_and_the_next_is_made(
+    virtual_time: VirtualTime, kind: type[BaseException]
+) -> None:
+    """On a thread that nobody waits for it interrupts nobody, and the writing goes on."""
+    store = Shelves()
+    put = store.put
+
+    def put_or_exit(name: str, data: bytes, ttl: float) -> None:
+        put(name, data, ttl)
+        if store.asked["put"] == 1:
+            raise kind
+
+    store.put = put_or_exit  # type: ignore[method-assign]
+    guarded = with_fallback(cached(ttl=60, store=store, key="{number}"))(lambda number: number)
+    for number in range(3):
+        assert guarded(number) == number
+        virtual_time.advance(1)
+    assert store.asked["put"] == 3
+
+
 def test_what_waits_for_a_store_is_served(virtual_time: VirtualTime) -> None:
     """An answer that the store has not taken yet is not lost to this process."""
     store = Unwell(refuse)

@@ -207,6 +207,31 @@ def test_a_check_that_hangs_is_a_check_that_failed(upstream: Upstream, checks: H
     assert len(checks.asked) >= 3
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError, GeneratorExit])
+def test_a_check_that_ends_by_what_is_no_exception_has_failed(
+    virtual_time: VirtualTime, kind: type[BaseException], is_async: bool
+) -> None:
+    """It interrupts nobody, and the next one is made: a client may cancel itself at any time."""
+    asked: list[float] = []
+
+    def check() -> None:
+        asked.append(virtual_time.now())
+        if len(asked) < 3:
+            raise kind
+
+    async def check_async() -> None:
+        check()
+
+    probe = check_async if is_async else check
+    breaker = CircuitBreaker(reset_timeout=3600, probe=probe, ramp=False)
+    breaker.open()
+    virtual_time.advance(2)
+    assert (len(asked), breaker.current_state) == (2, "open")
+    virtual_time.advance(1)
+    assert (len(asked), breaker.current_state) == (3, "closed")
+
+
 def test_a_check_can_be_asynchronous(upstream: Upstream, checks: Health) -> None:
     """Also where no event loop is running."""
 

@@ -5,13 +5,15 @@ A hook that raises is counted, and reported once for each place and kind of erro
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from resilient.engine.locks import new_lock
+from resilient.errors import ResilientError
 
-__all__ = ["broken", "isolated", "report_broken", "reporters"]
+__all__ = ["broken", "ended_by", "isolated", "nobody_waits_for", "report_broken", "reporters"]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -33,6 +35,23 @@ def isolated(place: str, default: D, hook: Callable[..., T], /, *args: Any, **kw
     except Exception as error:
         report_broken(place, error)
         return default
+
+
+def nobody_waits_for(interruption: BaseException) -> bool:
+    """Whether what is no `Exception` has come to a thread where it interrupts nobody.
+
+    A check, a store or a queued call may raise a cancellation of its own, or an exit. On a thread
+    of the library that says no more than any error; Ctrl-C on the main thread is somebody's.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    return not (is_main and isinstance(interruption, KeyboardInterrupt))
+
+
+def ended_by(place: str, interruption: BaseException) -> ResilientError:
+    """Return the error that stands for what is no `Exception`, where that interrupts nobody."""
+    error = ResilientError(f"{place}: ended by {type(interruption).__name__}")
+    error.__cause__ = interruption
+    return error
 
 
 def report_broken(place: str, error: Exception) -> None:

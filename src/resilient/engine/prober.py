@@ -16,6 +16,7 @@ from typing import Any, final
 
 from resilient.engine import clock
 from resilient.engine.drivers import drive
+from resilient.engine.isolation import ended_by, nobody_waits_for
 from resilient.engine.limits import Limit
 from resilient.engine.locks import new_lock
 from resilient.engine.outcome import Outcome
@@ -124,13 +125,23 @@ class Prober:
     def _run(self, this_round: int) -> None:
         if not self._is_current(this_round):
             return
-        outcome = drive(self._steps())
+        outcome = self._asked()
         report = self._report()
         if report is None or not self._is_current(this_round):
             return
         report(outcome)
         if self._is_current(this_round):
             self._schedule(this_round, self._every)
+
+    def _asked(self) -> Outcome:
+        started = clock.now()
+        try:
+            return drive(self._steps())
+        except BaseException as interruption:
+            if not nobody_waits_for(interruption):
+                raise
+            # The next probe is to be made all the same.
+            return Outcome(None, ended_by(self._name, interruption), started, clock.now())
 
     def _steps(self) -> Steps[Outcome]:
         limit = Limit(clock.now() + self._seconds, self._seconds, self._name, self)

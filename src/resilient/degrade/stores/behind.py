@@ -17,7 +17,7 @@ from enum import Enum, auto
 from typing import Any, Generic, TypeVar, final
 
 from resilient.engine import clock
-from resilient.engine.isolation import isolated
+from resilient.engine.isolation import ended_by, isolated, nobody_waits_for, report_broken
 from resilient.engine.locks import new_lock
 from resilient.engine.weak import WeakGroup
 
@@ -170,7 +170,7 @@ class WriteBehind(Generic[T]):
                 if item is None:
                     continue
                 self._writing = 1
-            done = isolated("cache store", Done.FAILED, self._write, item)
+            done = self._written(item)
             with self._lock:
                 self._writing, self._refused = 0, done is Done.LATER
                 if done is not Done.LATER and self._waiting.get(key) is item:
@@ -178,6 +178,15 @@ class WriteBehind(Generic[T]):
             if self._refused:
                 return _PAUSE_SECONDS
         return 0.0
+
+    def _written(self, item: T) -> Done:
+        try:
+            return isolated("cache store", Done.FAILED, self._write, item)
+        except BaseException as interruption:
+            if not nobody_waits_for(interruption):
+                raise
+            report_broken("cache store", ended_by("cache store", interruption))
+            return Done.FAILED
 
     def flush(self, until: float) -> None:
         """Wait until all is written, the store is found to be down, or it is `until`."""
