@@ -359,6 +359,38 @@ async def test_a_call_that_outlasts_the_stop_is_kept(outbox: Outbox) -> None:
     assert answers.calls == 3
 
 
+@pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError, BaseException])
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_call_that_ends_by_what_is_no_exception_has_failed_and_the_others_are_made(
+    make_outbox: MakeOutbox, kind: type[BaseException], is_async: bool
+) -> None:
+    """An exit, or a cancellation of the callee's own, ends the call and not its worker."""
+    outbox = make_outbox(max_attempts=2, first_pause=0)
+    made: list[str] = []
+
+    def charge(order_id: str) -> None:
+        if not made:
+            made.append("down")
+            raise ConnectionError
+        made.append(order_id)
+        if order_id == "o1":
+            raise kind
+
+    async def charge_async(order_id: str) -> None:
+        charge(order_id)
+
+    guarded: Any = with_fallback(queued(outbox))(charge_async if is_async else charge)
+    for order_id in ("o1", "o2"):
+        made.clear()
+        receipt = guarded(order_id)
+        if is_async:
+            await receipt
+    await asyncio.wait_for(outbox.run(until_empty=True), 5)
+    assert sorted(made) == ["down", "o1", "o1", "o2"]
+    [dead] = outbox.dead()
+    assert dead.error == f"given up after 2 attempts: {kind.__name__}"
+
+
 def test_context_variables_of_one_replay_are_not_those_of_the_next(outbox: Outbox) -> None:
     """What a call binds to its context is gone with it, also on an event loop."""
     user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")

@@ -8,7 +8,7 @@ import os
 import random
 import secrets
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
@@ -173,11 +173,11 @@ class Worker:
         try:
             if replay.is_async:
                 # In a task, so that the context variables which it sets are gone with it.
-                await asyncio.create_task(replay(*args, **kwargs))
+                await asyncio.create_task(_answered(replay(*args, **kwargs)))
             else:
-                result = await self._off_loop(replay, *args, **kwargs)
+                result = await _answered(self._off_loop(replay, *args, **kwargs))
                 if inspect.isawaitable(result):
-                    await result
+                    await _answered(result)
         except CallRejected as rejected:
             self._outbox.count("rejected")
             pause = rejected.retry_after or POLL_SECONDS
@@ -187,6 +187,8 @@ class Worker:
             else:
                 self._held[call.name] = clock.now() + pause
             await self._note(give_back)
+        except _EndedError as ended:
+            await self._try_again(call, replay, ended.kind)
         except Exception as error:
             await self._failed(call, replay, error)
         except BaseException:
@@ -213,7 +215,11 @@ class Worker:
         if not replay.pipeline.is_failure(error):
             # A declined card is an answer; to ask again and again would not make it another one.
             await self._bury(call, replay, f"answered: {what}")
-        elif call.attempts + 1 >= self._outbox.max_attempts:
+        else:
+            await self._try_again(call, replay, what)
+
+    async def _try_again(self, call: QueuedCall, replay: Replay, what: str) -> None:
+        if call.attempts + 1 >= self._outbox.max_attempts:
             await self._bury(call, replay, f"given up after {call.attempts + 1} attempts: {what}")
         else:
             self._outbox.count("failure")
@@ -306,3 +312,29 @@ class Worker:
             else:
                 self._unnoted.remove(one)
                 tell()
+
+
+@final
+class _EndedError(Exception):
+    """Stands for what is no `Exception`, and has ended a call but not its worker."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+async def _answered(answer: Awaitable[T]) -> T:
+    """Await a call, in which nothing but Ctrl-C and a worker that is stopped is an interruption.
+
+    A call may raise an exit, or a cancellation of its own; the others are to be made all the same.
+    """
+    try:
+        return await answer
+    except Exception:
+        raise
+    except BaseException as interruption:
+        task = asyncio.current_task()
+        is_stopped = task is not None and task.cancelling() > 0
+        if is_stopped or isinstance(interruption, KeyboardInterrupt | GeneratorExit):
+            raise
+        raise _EndedError(type(interruption).__name__) from interruption
