@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+
+import pytest
 
 from resilient.engine import clock
 from resilient.testing import VirtualTime
 
 
-def test_a_callback_that_raises_ends_no_other() -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit, asyncio.CancelledError])
+def test_a_callback_that_raises_ends_no_other(kind: type[BaseException]) -> None:
     """The thread of timers goes on, whatever a callback does."""
     called = threading.Event()
 
     def broken() -> None:
-        raise RuntimeError("in a callback")
+        raise kind("in a callback")
 
     clock.system.later(0.0, broken)
     clock.system.later(0.01, called.set)

@@ -17,7 +17,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
 
-from resilient.engine.isolation import isolated
+from resilient.engine.isolation import ended_by, isolated, report_broken
 
 if TYPE_CHECKING:
     from resilient.engine.outcome import Outcome
@@ -256,7 +256,10 @@ class SystemClock:
                     continue
                 callback = heappop(self._due)[2].callback
             if callback is not None:
-                isolated("timer", None, callback)
+                try:
+                    isolated("timer", None, callback)
+                except BaseException as interruption:  # which ends no other timer
+                    report_broken("timer", ended_by("timer", interruption))
 
 
 system = SystemClock()
