@@ -51,18 +51,14 @@ class Mutation:
     """A plugin that runs mutants where pytest would run the tests that it has collected."""
 
     def __init__(self, chosen: argparse.Namespace, settings: dict[str, Any]) -> None:
-        self.modules = [
-            ROOT / "src" / "resilient" / name
-            for name in settings["modules"]
-            if not chosen.modules or any(part in name for part in chosen.modules)
-        ]
-        patterns = {
-            pattern
+        self.files = {
+            ROOT / "src" / "resilient" / name: frozenset(
+                path for pattern in patterns for path in ROOT.glob(pattern)
+            )
             for name, patterns in settings["modules"].items()
-            if ROOT / "src" / "resilient" / name in self.modules
-            for pattern in patterns
+            if not chosen.modules or any(part in name for part in chosen.modules)
         }
-        self.tests = sorted({str(path) for pattern in patterns for path in ROOT.glob(pattern)})
+        self.tests = sorted(map(str, frozenset[Path]().union(*self.files.values())))
         self.operators: list[str] = settings["operators"]
         self.chosen = chosen
         self.verdicts = Verdicts(ROOT / "reports" / "mutation.db")
@@ -70,11 +66,11 @@ class Mutation:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         began = time.monotonic()
-        reach = Reach.measured(session, self.modules, ROOT / "reports" / "mutation.log")
+        reach = Reach.measured(session, self.files, ROOT / "reports" / "mutation.log")
         taken = time.monotonic() - began
         print(f"{len(reach.seconds)} tests without a mutant: {taken:.0f} s", flush=True)
         trials = Trials(session, reach)
-        mutants = [one for module in self.modules for one in mutants_of(module, self.operators)]
+        mutants = [one for module in self.files for one in mutants_of(module, self.operators)]
         # What runs at import takes longer to try, and comes last.
         mutants.sort(key=lambda one: statement_at(one.source, one.start[0]) is None)
         known = [one for one in mutants if one in self.verdicts and not self.chosen.again]
@@ -92,24 +88,26 @@ class Mutation:
 
 def _tried(trials: Trials, mutants: list[Mutant], jobs: int) -> Iterator[tuple[Mutant, bool]]:
     """Yield each mutant, and whether a test fails, or hangs, because of it."""
-    waiting, running = mutants[::-1], dict[int, tuple[Mutant, float]]()
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            mutant = waiting.pop()
-            child = trials.begin(mutant)
-            if child is None:
-                yield mutant, False
-            else:
-                running[child] = mutant, time.monotonic() + trials.seconds_for(mutant)
-        for child, (mutant, until) in list(running.items()):
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended or time.monotonic() > until:
-                end(child)
-                if not ended:
-                    os.waitpid(child, 0)
-                del running[child]
-                yield mutant, not ended or status != 0
-        time.sleep(0.005)
+    waiting, running = mutants[::-1], dict[int, Mutant]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                mutant = waiting.pop()
+                child = trials.begin(mutant)
+                if child is None:
+                    yield mutant, False
+                else:
+                    running[child] = mutant
+            for child, mutant in list(running.items()):
+                ended, status = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    end(child)
+                    del running[child]
+                    yield mutant, status != 0
+            time.sleep(0.005)
+    finally:
+        for child in running:
+            end(child)
 
 
 def report(killed: dict[Mutant, bool]) -> int:

@@ -53,23 +53,38 @@ def name_of(module: Path) -> str:
 
 @dataclass(frozen=True)
 class Reach:
-    """Which tests reach which line of which module, and how long each test takes."""
+    """Which tests reach which line of which module, and how long each test takes.
+
+    `own` are the tests that take part for a module, whether or not they reach a line of it.
+    """
 
     tests: dict[str, dict[int, list[str]]]
+    own: dict[str, set[str]]
     seconds: dict[str, float]
 
     def of(self, mutant: Mutant) -> list[str]:
         """Return the tests that can notice a mutant, the quickest first."""
-        lines = self.tests.get(name_of(mutant.module), {})
+        name = name_of(mutant.module)
+        lines = self.tests[name]
         span = statement_at(mutant.source, mutant.start[0])
-        # What is run at import is noticed by whatever uses the module.
         chosen = lines.keys() if span is None else lines.keys() & set(span)
         reached = {test for line in chosen for test in lines[line]}
-        return sorted(reached, key=lambda test: (self.seconds[test], test))
+        # What is run at import is noticed by whatever uses the module, or reads a signature of it.
+        others = self.own[name] - reached if span is None else set[str]()
+        return [*self._quickest_first(reached), *self._quickest_first(others)]
+
+    def _quickest_first(self, tests: set[str]) -> list[str]:
+        return sorted(tests, key=lambda test: (self.seconds[test], test))
 
     @classmethod
-    def measured(cls, session: pytest.Session, modules: list[Path], log: Path) -> Reach:
-        """Run all tests without any mutant, in a child, and note what they reach."""
+    def measured(
+        cls, session: pytest.Session, files: dict[Path, frozenset[Path]], log: Path
+    ) -> Reach:
+        """Run all tests without any mutant, in a child, and note what they reach.
+
+        Of each module in `files`, and by the tests of its own files only.
+        """
+        modules = list(files)
         reading, writing = os.pipe()
 
         def measure() -> int:
@@ -101,11 +116,18 @@ class Reach:
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0:
             raise SystemExit(f"The tests fail without any mutant; see {log}")
         tests, seconds = json.loads(found)
+        own = {
+            name_of(module): {one.nodeid for one in session.items if one.path in paths}
+            for module, paths in files.items()
+        }
         lines = {
-            name: {int(line): [one for one in contexts if one] for line, contexts in known.items()}
+            name: {
+                int(line): [one for one in contexts if one in own[name]]
+                for line, contexts in known.items()
+            }
             for name, known in tests.items()
         }
-        return cls(lines, seconds)
+        return cls(lines, own, seconds)
 
 
 def statement_at(source: str, line: int) -> range | None:
@@ -129,10 +151,23 @@ def statement_at(source: str, line: int) -> range | None:
     return found
 
 
+class Limits:
+    """A plugin that ends this process, which is a child, when a test hangs because of a mutant."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        """Give a test a multiple of the time that it takes without a mutant."""
+        signal.setitimer(signal.ITIMER_REAL, 8 + 20 * self._seconds.get(item.nodeid, 0.5))
+
+
 class Trials:
     """Tries mutants in children of a session whose tests are collected."""
 
     def __init__(self, session: pytest.Session, reach: Reach) -> None:
+        session.config.pluginmanager.register(Limits(reach.seconds))
         self._session = session
         self._reach = reach
         self._items = {item.nodeid: item for item in session.items}
@@ -156,10 +191,6 @@ class Trials:
             return 0
 
         return _fork(run, output=Path(os.devnull))
-
-    def seconds_for(self, mutant: Mutant) -> float:
-        """Return after how many seconds a trial is given up: then a test hangs."""
-        return 60 + 20 * sum(self._reach.seconds[test] for test in self._reach.of(mutant))
 
     def _replaced(self, mutant: Mutant) -> bool | None:
         """Replace the code that a mutant changes; return None if that cannot be done."""
@@ -251,4 +282,4 @@ if __name__ == "__main__":
     path = Path(module)
     source = path.read_text(encoding="utf-8")
     sys.meta_path.insert(0, _Finder(Mutant(path, source, operator, int(occurrence), (0, 0))))
-    os._exit(int(pytest.main([*OPTIONS, *tests])))
+    os._exit(int(pytest.main([*OPTIONS, *tests], plugins=[Limits({})])))
