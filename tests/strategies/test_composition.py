@@ -26,7 +26,9 @@ from resilient import (
     pipeline_of,
     rate_limit,
     retry,
+    subscribe,
     timeout,
+    unsubscribe,
     with_fallback,
 )
 from resilient.testing import VirtualTime
@@ -426,6 +428,39 @@ def test_decorators_around_a_dependency_extend_it(virtual_time: VirtualTime) -> 
     assert pipeline_of(guarded).name == "extended"
     assert guarded() == "instead"
     assert calls("extended") == {"degraded": 1}
+
+
+# Calls that are turned away on the spot
+
+
+@pytest.mark.parametrize(
+    "around",
+    [timeout(2), deadline(2), retry(on=ConnectionError)],
+    ids=["timeout", "deadline", "retry"],
+)
+def test_what_an_open_circuit_turns_away_passes_what_has_no_part_in_it(
+    virtual_time: VirtualTime, around: Any
+) -> None:
+    """Limits and retries around a circuit leave rejections quick: they are told of in sums."""
+    heard: list[int] = []
+
+    def listen(event: str, fields: Any) -> None:
+        if event == "resilient.call_rejected" and fields["dependency"] == name:
+            heard.append(fields.get("count", 1))
+
+    name = f"passed by a {type(around).__name__}"
+    breaker = circuit_breaker(name)
+    guarded = around(breaker(Scripted("answer")))
+    breaker.force_open()
+    subscribe(listen)
+    try:
+        for _ in range(20):
+            with pytest.raises(CircuitOpen):
+                guarded()
+        virtual_time.advance(0.25)
+    finally:
+        unsubscribe(listen)
+    assert heard == [1, 19]
 
 
 # Shared strategies

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from resilient import (
     CallTimeout,
@@ -174,6 +176,15 @@ def test_a_limit_that_the_caller_gives_by_position_is_clipped_as_well(
     assert guarded("url", 30) == 2
 
 
+def test_what_stands_behind_it_stays_where_it_is(virtual_time: VirtualTime) -> None:
+    """Arguments by position before and after the one that is clipped are handed on as they are."""
+
+    def ask(url: str, timeout: float, *more: str) -> tuple[Any, ...]:
+        return url, timeout, *more
+
+    assert deadline(2, pass_as="timeout")(ask)("url", 30, "a", "b") == ("url", 2, "a", "b")
+
+
 def test_what_is_left_can_be_handed_to_keyword_arguments(virtual_time: VirtualTime) -> None:
     """A function that takes any keyword takes this one."""
 
@@ -209,11 +220,18 @@ def test_each_attempt_is_handed_what_is_left_then(virtual_time: VirtualTime) -> 
 
 
 @pytest.mark.parametrize(
-    "function", [lambda url: url, lambda: None, lambda timeout, /: timeout], ids=["no", "none", "/"]
+    ("function", "parameters"),
+    [
+        (lambda url, seconds: url, "url, seconds"),
+        (lambda: None, "none"),
+        (lambda timeout, /: timeout, "timeout"),
+    ],
+    ids=["no", "none", "/"],
 )
-def test_a_function_without_such_a_parameter_is_refused(function: Any) -> None:
-    """A name that the function cannot be given is told when it is decorated."""
-    with pytest.raises(InvalidUse, match="pass_as='timeout'"):
+def test_a_function_without_such_a_parameter_is_refused(function: Any, parameters: str) -> None:
+    """A name that the function cannot be given is told when it is decorated, with those it can."""
+    told = rf"pass_as='timeout': .* has no such parameter to name; it has {re.escape(parameters)}$"
+    with pytest.raises(InvalidUse, match=told):
         deadline(2, pass_as="timeout")(function)
 
 
@@ -230,6 +248,26 @@ def test_it_is_counted_as_a_timeout_when_it_cuts(virtual_time: VirtualTime) -> N
     with pytest.raises(CallTimeout):
         virtual_time.run(guarded(60))
     assert calls("cut by a deadline") == {"timeout": 1}
+
+
+def test_it_is_told_of_when_it_cuts_and_only_then(virtual_time: VirtualTime) -> None:
+    """The event names the limit that has cut, which is not always the outermost."""
+    cut = deadline(2)(circuit_breaker("told by a deadline", fail_max=9)(pause))
+    cut_within = deadline(30)(timeout(1)(pause))
+    with capture_logs() as logs:
+        for guarded in (cut, cut_within):
+            with pytest.raises(CallTimeout):
+                virtual_time.run(guarded(60))
+    assert [(log["event"], log["seconds"]) for log in logs] == [
+        ("resilient.call_timed_out", 2),
+        ("resilient.call_timed_out", 1),
+    ]
+
+
+def test_it_is_readable() -> None:
+    """Where a pipeline is shown, a deadline shows its limit and what it hands down."""
+    assert repr(deadline(2)) == "Deadline(2)"
+    assert repr(deadline(0.5, pass_as="timeout")) == "Deadline(0.5, pass_as='timeout')"
 
 
 def test_a_fallback_serves_when_the_time_is_over(virtual_time: VirtualTime) -> None:

@@ -254,6 +254,34 @@ def test_one_limit_can_guard_many_functions(virtual_time: VirtualTime) -> None:
     assert virtual_time.now() - began == 2
 
 
+@pytest.mark.parametrize("limited", [timeout, deadline])
+def test_the_calls_under_one_limit_share_a_timer_whatever_other_limits_there_are(
+    virtual_time: VirtualTime, limited: Any
+) -> None:
+    """A thousand calls of two seconds beside one of a minute take one timer more, not a thousand."""
+    long, short = limited(60), limited(2)
+
+    async def pause(seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        timers = 0
+
+        def call_later(*args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+            nonlocal timers
+            timers += 1
+            return asked(*args, **kwargs)
+
+        asked, loop.call_later = loop.call_later, call_later  # type: ignore[method-assign]
+        async with asyncio.TaskGroup() as group:
+            for guarded in (long(pause), *[short(pause)] * 1000):
+                group.create_task(guarded(0))
+        return timers
+
+    assert virtual_time.run(main()) == 2
+
+
 # What is left behind, with real threads
 
 

@@ -201,10 +201,12 @@ def _handing_down(
     function: Callable[..., Any], pass_as: str, position: int, /, *args: Any, **kwargs: Any
 ) -> Any:
     left = remaining()
+    if left is None:
+        return function(*args, **kwargs)
     by_position = position < len(args)
     given = args[position] if by_position else kwargs.get(pass_as)
-    if left is None or (isinstance(given, int | float) and given < left):
-        return function(*args, **kwargs)
+    if isinstance(given, int | float):
+        left = min(left, given)
     if by_position:
         return function(*args[:position], left, *args[position + 1 :], **kwargs)
     return function(*args, **{**kwargs, pass_as: left})
