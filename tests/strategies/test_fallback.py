@@ -18,18 +18,23 @@ from resilient import (
     CallTimeout,
     CircuitOpen,
     Degradation,
+    MemoryStore,
+    Pipeline,
     bulkhead,
+    cached,
     circuit_breaker,
     deadline,
     default,
     degradation_scope,
     degradations,
     failover,
+    pipeline_of,
     rate_limit,
     retry,
     timeout,
     with_fallback,
 )
+from resilient.degrade.tier import Tier
 from resilient.engine.isolation import broken
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted, calls, each, series
@@ -95,6 +100,77 @@ def test_tiers_are_tried_in_order(virtual_time: VirtualTime) -> None:
     guarded = with_fallback(first, second, third)(down)
     assert guarded() == "second"
     assert (first.calls, second.calls, third.calls) == (1, 1, 0)
+
+
+def test_the_first_of_several_plain_values_is_served_on_the_spot(
+    virtual_time: VirtualTime,
+) -> None:
+    """While a circuit is open, which nobody looks at twice, the order of the tiers holds too."""
+    breaker = circuit_breaker("two plain values")
+    guarded = with_fallback("first", "second")(breaker(down))
+    breaker.force_open()
+    assert [guarded() for _ in range(3)] == ["first"] * 3
+
+
+def test_each_of_two_caches_keeps_each_answer(virtual_time: VirtualTime) -> None:
+    """A second cache behind the first holds what the first one has lost, of every call."""
+    near, far = MemoryStore(), MemoryStore()
+    guarded = with_fallback(
+        cached(60, key="{one}", store=near),
+        cached(60, key="{one}", store=far),
+    )(lambda one: one)
+    for one in ("a", "b"):
+        guarded(one)
+    assert len(near) == len(far) == 2
+
+
+class Told(Tier[str]):
+    """A tier that notes what it is told."""
+
+    name = "told"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.joins: list[tuple[Pipeline, Any]] = []
+
+    def joined(self, pipeline: Pipeline, fallback: Any) -> None:
+        self.joins.append((pipeline, fallback))
+
+    def answer(self, call: Any, failed: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_a_tier_is_told_what_it_is_part_of(virtual_time: VirtualTime) -> None:
+    """The pipeline of each function that it may answer for, and the fallback in there."""
+    tier = Told()
+    fallback = with_fallback(tier)
+    pipelines = [pipeline_of(fallback(function)) for function in (down, Scripted("answer"))]
+    assert tier.joins == [(one, one.strategies[0]) for one in pipelines]
+
+
+def test_a_call_through_a_pipeline_has_a_fallback_for_its_function(
+    virtual_time: VirtualTime,
+) -> None:
+    """`Pipeline.call` finds out what the tiers need to know of a function, as a decorator does."""
+    pipeline = Pipeline(with_fallback(cached(60, key="{one}")))
+    ask = Scripted("answer", ConnectionError)
+
+    def asking(one: str) -> Any:
+        return ask()
+
+    assert [pipeline.call(asking, "a") for _ in range(2)] == ["answer"] * 2
+
+
+def test_a_fallback_brings_the_counts_of_its_own_function_up_to_date(
+    virtual_time: VirtualTime,
+) -> None:
+    """One object that guards two functions is one fallback for each of them."""
+    fallback = with_fallback("instead")
+    first, second = fallback(Scripted("answer")), fallback(Scripted("answer"))
+    first()
+    second()
+    pipeline_of(first).strategies[0].settle()
+    assert [len(pipeline_of(one).journal) for one in (first, second)] == [0, 1]
 
 
 def test_a_tier_can_be_asynchronous_where_the_function_is(virtual_time: VirtualTime) -> None:

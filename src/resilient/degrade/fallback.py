@@ -52,12 +52,10 @@ class Fallback(Strategy, Generic[D]):
         if not tiers:
             raise InvalidUse("with_fallback() needs at least one tier, such as cached(ttl=3600)")
         self.tiers = tuple(one if isinstance(one, Tier) else Default(one) for one in tiers)
-        self.on = on
         self._serves = speaks_for(on, exclude)
         self._excludes = exclude is not None
         self._keepers: tuple[Cached, ...] = ()
         self._freshness: Freshness | None = None
-        self._attached = False
 
     def __repr__(self) -> str:
         return f"with_fallback({', '.join(map(repr, self.tiers))})"
@@ -79,7 +77,6 @@ class Fallback(Strategy, Generic[D]):
         """Return this fallback with tiers that fit `target`."""
         fallback = copy.copy(self)
         fallback.tiers = tuple(tier.attach(target) for tier in self.tiers)
-        fallback._attached = True
         fallback._keepers = tuple(tier for tier in fallback.tiers if isinstance(tier, Cached))
         shared = next((tier for tier in fallback._keepers if tier.shares_calls), None)
         fallback._freshness = None if shared is None else Freshness(shared, fallback._proceed)
@@ -100,12 +97,12 @@ class Fallback(Strategy, Generic[D]):
     @property
     def accept(self) -> Accept | None:
         """Keep each answer."""
-        if not self._keepers or not self._attached:
+        if not self._keepers:
             return None
-        keepers = [tier.keeper() for tier in self._keepers]
-        if len(keepers) == 1:
-            return keepers[0]
-        return lambda *call: all(keep(*call) for keep in keepers)
+        keep, *others = [tier.keeper() for tier in self._keepers]
+        if not others:
+            return keep
+        return lambda *call: all(one(*call) for one in (keep, *others))
 
     @property
     def stand_in(self) -> StandIn | None:
