@@ -12,7 +12,7 @@ from resilient.engine import measures as counting
 from resilient.engine.measures import Histogram, Measures, all_measures, every_measures
 from resilient.testing import VirtualTime
 
-BOUNDS = (1.0, 2.0, 4.0)
+BOUNDS = (0.5, 2.0, 4.0)
 
 
 def histogram(*seconds: float) -> Histogram:
@@ -28,9 +28,9 @@ def histogram(*seconds: float) -> Histogram:
 
 def test_the_bounds_are_those_that_dashboards_are_built_on() -> None:
     """Who changes a bound changes what every stored quantile means."""
-    assert counting.LATENCY_BOUNDS == (
+    assert (
         *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
-    )
+    ) == counting.LATENCY_BOUNDS
     assert counting.OUTAGE_BOUNDS == (0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800, 7200)
     assert counting.AGE_BOUNDS == (1, 10, 60, 300, 900, 3600, 14_400, 86_400, 604_800)
 
@@ -39,8 +39,8 @@ def test_the_bounds_are_those_that_dashboards_are_built_on() -> None:
     ("seconds", "counts"),
     [
         (0.0, [1, 0, 0, 0]),
+        (0.25, [1, 0, 0, 0]),
         (0.5, [1, 0, 0, 0]),
-        (1.0, [1, 0, 0, 0]),
         (1.5, [0, 1, 0, 0]),
         (4.0, [0, 0, 1, 0]),
         (4.5, [0, 0, 0, 1]),
@@ -60,8 +60,8 @@ def test_a_value_falls_under_the_first_bound_that_it_does_not_exceed(
     "batch",
     [
         [0.1, 0.2],
-        [0.9] * 3,
-        [1.0, 0.5],
+        [0.4] * 3,
+        [0.5, 0.25],
         [1.5],
         [0.0005] * 256,
         [5.0, 0.5, 1.5, 2.0, 3.0, 0.25, 4.0, 9.0],
@@ -76,7 +76,7 @@ def test_a_batch_counts_as_its_values_do(batch: list[float]) -> None:
     assert at_once.sum == pytest.approx(one_by_one.sum)
 
 
-@pytest.mark.parametrize("batch", [[0.2, 0.1], [0.9, 0.8, 0.7], [1.0, 0.5]], ids=str)
+@pytest.mark.parametrize("batch", [[0.2, 0.1], [0.45, 0.4, 0.35], [0.5, 0.25]], ids=str)
 def test_a_batch_of_quick_calls_is_not_sorted(batch: list[float]) -> None:
     """Where all are under the first bound, as most are, that is seen without any sorting."""
     given = batch.copy()
@@ -94,8 +94,8 @@ def test_histograms_that_have_counted_nothing_share_their_zeros() -> None:
     """Most dependencies are well: what they would count in an outage takes no room."""
     first, second = Histogram(BOUNDS), Histogram(BOUNDS)
     assert first.counts is second.counts
-    first.observe(1.0)
-    first.observe_all([1.0], 1.0)
+    first.observe(0.5)
+    first.observe_all([0.5], 0.5)
     assert (first.counts, second.counts) == ([2, 0, 0, 0], (0, 0, 0, 0))
 
 
@@ -247,10 +247,9 @@ def test_all_measures_come_ordered_by_name_and_up_to_date(virtual_time: VirtualT
 def test_what_many_functions_have_left_is_taken_up_when_the_next_one_joins(
     virtual_time: VirtualTime,
 ) -> None:
-    """Guarding inline, call after call, keeps no more than a bounded number of journals."""
+    """Guarding inline, call after call, the journals are counted 256 at a time."""
     measures = Measures.of("inline, again and again")
     breaker = circuit_breaker(measures.name)
     for _ in range(300):
         breaker(virtual_time.sleep)(0.5)
-    assert 0 < len(measures.leftovers._journals) < 256
-    assert measures.calls["success"] + len(measures.leftovers._journals) == 300
+    assert (measures.calls["success"], len(measures.leftovers._journals)) == (256, 44)

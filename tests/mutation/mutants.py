@@ -108,7 +108,7 @@ def mutants_of(module: Path, operators: Iterable[str]) -> Iterator[Mutant]:
 
 
 def _unread(source: str) -> Iterator[tuple[int, int]]:
-    """Yield every position that only type checkers read, and those of stars among parameters."""
+    """Yield every position that only type checkers read, and of stars that do not multiply."""
     lines = source.splitlines()
     for node in ast.walk(ast.parse(source)):
         told: list[Any] = []
@@ -123,12 +123,22 @@ def _unread(source: str) -> Iterator[tuple[int, int]]:
                     told.append(node)
         elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             told = [node]
+        elif isinstance(node, ast.Call | ast.Dict):
+            yield from _unpacking(node)
         for one in filter(None, told):
             for number in range(one.lineno, one.end_lineno + 1):
                 text = lines[number - 1]
                 first = one.col_offset - 1 if number == one.lineno else 0
                 last = one.end_col_offset if number == one.end_lineno else len(text)
                 yield from ((number, column) for column in range(max(first, 0), last + 1))
+
+
+def _unpacking(node: ast.Call | ast.Dict) -> Iterator[tuple[int, int]]:
+    if isinstance(node, ast.Dict):
+        named = [value for key, value in zip(node.keys, node.values, strict=True) if key is None]
+    else:
+        named = [one.value for one in node.keywords if one.arg is None]
+    yield from ((one.lineno, one.col_offset - 2) for one in named)
 
 
 def _stars(

@@ -2,9 +2,10 @@
 
 The tests are collected once. For each mutant a child is forked which has the code of the changed
 function replaced, in every function object that shares it, and runs the tests that reach it until
-one fails: no module is imported again. What runs at import (constants, defaults of arguments,
-decorators) cannot be replaced so; there the child begins anew, with the changed text in the place
-of the module.
+one fails: no module is imported again. What runs at import is replaced too where it comes to plain
+values: constants, defaults of arguments, attributes of classes. What else runs there (decorators),
+and whatever no test has noticed so, is tried in a child that begins anew, with the changed text in
+the place of the module.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
 
 import coverage
 import pytest
@@ -183,23 +185,24 @@ class Trials:
             return None
 
         def run() -> int:
-            replaced = self._replaced(mutant)
-            if replaced is None:
+            is_code = self._replaced(mutant)
+            if is_code or replaced_values(mutant):
+                _run(self._session, [self._items[test] for test in tests])
+            if not is_code:
                 arguments = [sys.executable, "-m", "tests.mutation.trials", *mutant.key, *tests]
                 os.execv(sys.executable, arguments)
-            _run(self._session, [self._items[test] for test in tests])
             return 0
 
         return _fork(run, output=Path(os.devnull))
 
-    def _replaced(self, mutant: Mutant) -> bool | None:
-        """Replace the code that a mutant changes; return None if that cannot be done."""
+    def _replaced(self, mutant: Mutant) -> bool:
+        """Replace the code that a mutant changes; return False if that cannot be done."""
         path = str(mutant.module)
         before = compile(mutant.source, path, "exec", dont_inherit=True)
         after = compile(mutant.mutated, path, "exec", dont_inherit=True)
         changed = list(_changed(before, after))
         if not changed or any(old not in self._functions for old, _ in changed):
-            return None
+            return False
         for old, new in changed:
             for function in self._functions[old]:
                 function.__code__ = new
@@ -256,6 +259,68 @@ def end(child: int) -> None:
 
 
 # What runs at import
+
+
+def replaced_values(mutant: Mutant) -> bool:
+    """Replace the plain values that a module has because of a mutant; say if there are any."""
+    name = name_of(mutant.module)
+    module = sys.modules[name]
+    try:
+        before, after = (_run_again(module, text) for text in (mutant.source, mutant.mutated))
+        differing = list(_differing(module, name, before, after))
+        for owner, attribute, value in differing:
+            for one in list(sys.modules.values()) if owner is module else ():
+                if one is not module and vars(one).get(attribute) is vars(module)[attribute]:
+                    setattr(one, attribute, value)
+            setattr(owner, attribute, value)
+    except Exception:  # it cannot be imported twice, or not at all
+        return False
+    return bool(differing)
+
+
+def _run_again(module: ModuleType, text: str) -> dict[str, Any]:
+    namespace: dict[str, Any] = {"__name__": module.__name__, "__file__": module.__file__}
+    exec(compile(text, str(module.__file__), "exec", dont_inherit=True), namespace)
+    return namespace
+
+
+def _differing(
+    owner: Any, module: str, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> Iterator[tuple[Any, str, Any]]:
+    """Yield (owner, attribute, value after) of plain values; raise if anything else differs."""
+    if before.keys() != after.keys():
+        raise TypeError(owner)
+    for name, new in after.items():
+        old, live = before[name], vars(owner).get(name)
+        if type(old) is not type(new):
+            raise TypeError(name)
+        if isinstance(new, FunctionType):
+            for attribute in ("__defaults__", "__kwdefaults__"):
+                olds, news = getattr(old, attribute), getattr(new, attribute)
+                if news and any(map(_differs, _values(olds), _values(news))):
+                    three = zip(*map(_values, (getattr(live, attribute), olds, news)), strict=True)
+                    chosen = [now if _differs(was, now) else there for there, was, now in three]
+                    named = isinstance(news, dict) and dict(zip(news, chosen, strict=True))
+                    yield live, attribute, named or tuple(chosen)
+        elif isinstance(new, type):
+            if new.__module__ == module and new is not old:
+                yield from _differing(live, module, vars(old), vars(new))
+        elif not name.startswith("__") and _differs(old, new):
+            yield owner, name, new
+
+
+def _values(defaults: Any) -> Any:
+    return defaults.values() if isinstance(defaults, dict) else defaults
+
+
+def _differs(old: Any, new: Any) -> bool:
+    return _is_plain(old) and _is_plain(new) and repr(old) != repr(new)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 class _Mutated(SourceFileLoader):

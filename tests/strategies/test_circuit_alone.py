@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from math import inf
 from typing import Any
 
 import pytest
 
+from resilient.strategies.breaker.admission import Refusal
 from resilient.strategies.breaker.circuit import Circuit
 from resilient.strategies.breaker.rules import rules_of, window_of
+from resilient.strategies.breaker.states import Change
 from tests.doubles import each
 
 SETTINGS: dict[str, Any] = {
@@ -50,18 +53,23 @@ def ramping(**settings: Any) -> Circuit:
     return circuit
 
 
+def asked(circuit: Circuit, now: float) -> tuple[Any, list[Change]]:
+    """Ask for a call at `now`; return the permission or the refusal, and what has changed."""
+    return circuit.admit(now, LEASE)
+
+
 def admit(circuit: Circuit, now: float) -> Any:
     """Return the permission or the refusal of a call at `now`."""
-    return circuit.admit(now, LEASE)[0]
+    return asked(circuit, now)[0]
 
 
 def call(
     circuit: Circuit, now: float, *, failed: bool = False, seconds: float = 0.0
 ) -> list[tuple[str, str]]:
     """Make a call that must be let in and ends at once; return what has changed, and why."""
-    admission, before = circuit.admit(now, LEASE)
+    admission, before = asked(circuit, now)
     assert hasattr(admission, "generation"), "the call was not let in"
-    _, after = circuit.record(admission, now, seconds, failed=failed)
+    _, after = circuit.record(admission, now, seconds, failed=failed, in_a_row=0)
     return [(change.new, change.reason) for change in (*before, *after)]
 
 
@@ -76,13 +84,14 @@ def changes(result: tuple[Any, list[Any]]) -> list[tuple[str, str]]:
 def test_a_new_circuit_lets_all_in_and_has_nothing_to_tell() -> None:
     """It begins closed, with nothing counted, and nobody is a probe."""
     circuit = made(fail_max=5)
-    admission, told = circuit.admit(0.0, LEASE)
+    admission, told = asked(circuit, 0.0)
     assert (circuit.state, circuit.forced, told) == ("closed", False, [])
     assert (admission.is_probe, admission.is_ramp, admission.expires) == (False, False, inf)
     assert not circuit.is_probing(admission)
     assert circuit.admitted_at(0.0) is not None
     assert not circuit.wants_probes()
     assert (circuit.until, circuit.period) == (-inf, 0.0)
+    assert (circuit.generation, circuit.consecutive, circuit.successes) == (0, 0, 0)
 
 
 def test_failures_in_a_row_open_it_and_a_success_between_them_does_not() -> None:
@@ -164,7 +173,7 @@ def test_opening_says_what_it_was_for() -> None:
     circuit = made(fail_max=3)
     call(circuit, 1.0, failed=True)
     call(circuit, 2.0, failed=True)
-    _, [change] = circuit.record(admit(circuit, 4.0), 4.0, 0.0, failed=True)
+    _, [change] = circuit.record(admit(circuit, 4.0), 4.0, 0.0, failed=True, in_a_row=0)
     assert (change.old, change.new, change.period) == ("closed", "open", 10)
     assert (change.since_first_failure, change.detected_after) == (3.0, 3.0)
     assert (change.failures, change.calls) == (3, 3)
@@ -190,7 +199,7 @@ def test_opening_by_a_rate_says_how_many_of_how_many(
     for _ in range(2):
         call(circuit, 1.0)
     call(circuit, 2.0, failed=failed, seconds=seconds)
-    _, [change] = circuit.record(admit(circuit, 3.0), 3.0, seconds, failed=failed)
+    _, [change] = circuit.record(admit(circuit, 3.0), 3.0, seconds, failed=failed, in_a_row=0)
     assert (change.failures, change.calls) == expected
     assert change.since_first_failure == 1.0
 
@@ -202,7 +211,7 @@ def test_the_outage_began_with_the_failures_that_opened_it_not_with_a_stray_one(
     circuit.absorb(30, 3.0, 2.0)
     for now in (50.0, 51.0, 52.0, 53.0):
         assert call(circuit, now, failed=True) == []
-    _, [change] = circuit.record(admit(circuit, 54.0), 54.0, 0.0, failed=True)
+    _, [change] = circuit.record(admit(circuit, 54.0), 54.0, 0.0, failed=True, in_a_row=0)
     assert change.since_first_failure == 4.0
 
 
@@ -218,7 +227,7 @@ def test_while_it_is_open_nobody_is_let_in_and_everybody_told_for_how_long() -> 
     assert circuit.state == "open"
     assert circuit.admitted_at(9.75) is None
     assert circuit.wants_probes()
-    admission, [change] = circuit.admit(10.0, LEASE)
+    admission, [change] = asked(circuit, 10.0)
     assert (change.old, change.new, change.reason) == ("open", "half-open", "reset_timeout")
     assert admission.is_probe
     assert circuit.until == -inf
@@ -231,7 +240,7 @@ def test_what_was_let_in_before_it_opened_decides_nothing_afterwards() -> None:
     call(circuit, 0.0, failed=True)
     for now in (5.0, 10.0):
         for failed in (True, False):
-            told = changes(circuit.record(late.pop(), now, 5.0, failed=failed))
+            told = changes(circuit.record(late.pop(), now, 5.0, failed=failed, in_a_row=0))
             assert told == []
     assert (circuit.until, circuit.window.calls) == (10.0, 1)
     assert circuit.look(10.0)[0] == "half-open"
@@ -256,7 +265,7 @@ def test_looking_changes_it_when_its_time_has_come() -> None:
 def test_as_many_probes_as_allowed_are_let_in_at_once() -> None:
     """The next one is refused until the first lease ends, or a permit is given back."""
     circuit = opened(probes=2, success_threshold=2)
-    first, _ = circuit.admit(10.0, LEASE)
+    first, _ = asked(circuit, 10.0)
     second = admit(circuit, 11.0)
     assert (first.is_probe, first.expires) == (True, 15.0)
     assert (second.is_probe, second.expires) == (True, 16.0)
@@ -274,7 +283,7 @@ def test_a_probe_that_succeeds_closes_it() -> None:
     call(circuit, 1.0, failed=True)
     call(circuit, 3.0, failed=True)
     probe = admit(circuit, 13.0)
-    _, [change] = circuit.record(probe, 14.0, 1.0, failed=False)
+    _, [change] = circuit.record(probe, 14.0, 1.0, failed=False, in_a_row=0)
     assert (change.old, change.new, change.reason) == ("half-open", "closed", "probe_succeeded")
     assert (change.since_first_failure, change.detected_after) == (13.0, 2.0)
     assert (circuit.state, circuit.since, circuit.until) == ("closed", 14.0, -inf)
@@ -299,7 +308,7 @@ def test_a_probe_that_fails_opens_it_again() -> None:
     circuit = made(fail_max=2)
     call(circuit, 1.0, failed=True)
     call(circuit, 3.0, failed=True)
-    _, [change] = circuit.record(admit(circuit, 13.0), 14.0, 1.0, failed=True)
+    _, [change] = circuit.record(admit(circuit, 13.0), 14.0, 1.0, failed=True, in_a_row=0)
     assert (change.old, change.new, change.reason) == ("half-open", "open", "probe_failed")
     assert (change.since_first_failure, change.detected_after) == (13.0, 2.0)
     assert (change.failures, change.calls) == (None, None)
@@ -320,14 +329,14 @@ def test_a_hung_probe_opens_it_again_at_the_end_of_its_lease() -> None:
     assert changes(circuit.look(14.9)) == []
     assert changes(circuit.look(17.0)) == [("open", "probe_expired")]
     assert (circuit.since, circuit.until) == (15.0, 25.0)
-    assert changes(circuit.record(probe, 18.0, 8.0, failed=False)) == []
+    assert changes(circuit.record(probe, 18.0, 8.0, failed=False, in_a_row=0)) == []
     assert circuit.state == "open"
 
 
 def test_a_probe_that_ends_with_its_lease_comes_too_late() -> None:
     """Its end is found out as its outcome is recorded, and decides."""
     circuit = opened()
-    told = changes(circuit.record(admit(circuit, 10.0), 15.0, 5.0, failed=False))
+    told = changes(circuit.record(admit(circuit, 10.0), 15.0, 5.0, failed=False, in_a_row=0))
     assert told == [("open", "probe_expired")]
 
 
@@ -424,7 +433,7 @@ def test_with_a_ramp_a_good_probe_begins_the_way_back() -> None:
     hung = admit(circuit, 10.0)
     assert call(circuit, 10.0) == []
     assert (circuit.state, circuit.is_probing(hung)) == ("half-open", False)
-    assert changes(circuit.record(hung, 10.1, 0.1, failed=True)) == []
+    assert changes(circuit.record(hung, 10.1, 0.1, failed=True, in_a_row=0)) == []
     let_in = [admit(circuit, 10.1) for _ in range(11)]
     assert [getattr(one, "is_ramp", None) for one in let_in] == [*[True] * 10, None]
     assert not any(one.is_probe for one in let_in[:10])
@@ -449,7 +458,11 @@ def test_the_way_back_ends_closed_where_all_goes_well() -> None:
 
 @each(
     "how",
-    {"failures": {"failed": True}, "slow calls": {"seconds": 2.0}, "unusual ones": {"seconds": 1.5}},
+    {
+        "failures": {"failed": True},
+        "slow calls": {"seconds": 2.0},
+        "unusual ones": {"seconds": 1.5},
+    },
 )
 def test_the_way_back_is_given_up_where_calls_go_wrong(how: dict[str, Any]) -> None:
     """Calls that fail, are slow, or take far longer than usual lead back to an open circuit."""
@@ -464,7 +477,7 @@ def test_the_way_back_is_given_up_where_calls_go_wrong(how: dict[str, Any]) -> N
 def test_the_way_back_does_not_wait_for_calls_to_look_at_the_time() -> None:
     """Who looks moves the share as well, if there is anything to go by."""
     circuit = ramping()
-    circuit.record(admit(circuit, 10.0), 10.0, 0.0, failed=False)
+    circuit.record(admit(circuit, 10.0), 10.0, 0.0, failed=False, in_a_row=0)
     assert circuit.ramp is not None
     circuit.look(10.25)
     assert circuit.ramp.share == 0.2
@@ -498,6 +511,25 @@ def test_health_checks_speak_for_calls_on_the_way_back_while_there_are_none() ->
     circuit = ramping()
     told = [changes(circuit.probed(10.0, good=False)) for _ in range(5)]
     assert told == [[], [], [], [], [("open", "ramp_failed")]]
+
+
+# What is said
+
+
+@each(
+    "value",
+    {
+        "rules": made().rules,
+        "refusal": Refusal(1.0),
+        "change": Change("closed", "open", "forced"),
+    },
+)
+def test_what_a_circuit_says_is_a_value(value: Any) -> None:
+    """Nobody who is handed it can change it, and it takes little room."""
+    field = dataclasses.fields(value)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(value, field, 5)
+    assert not hasattr(value, "__dict__")
 
 
 # From outside
@@ -548,9 +580,9 @@ def test_closing_a_closed_circuit_forgets_its_failures() -> None:
     circuit = made(fail_max=None, failure_rate=0.5, min_calls=2)
     call(circuit, 1.0, failed=True)
     assert changes(circuit.close(2.0)) == []
-    _, told = circuit.record(admit(circuit, 50.0), 50.0, 0.0, failed=True)
+    _, told = circuit.record(admit(circuit, 50.0), 50.0, 0.0, failed=True, in_a_row=0)
     assert told == []
-    _, [change] = circuit.record(admit(circuit, 51.0), 51.0, 0.0, failed=True)
+    _, [change] = circuit.record(admit(circuit, 51.0), 51.0, 0.0, failed=True, in_a_row=0)
     assert change.since_first_failure == 1.0
 
 

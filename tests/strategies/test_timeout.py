@@ -258,7 +258,7 @@ def test_one_limit_can_guard_many_functions(virtual_time: VirtualTime) -> None:
 def test_the_calls_under_one_limit_share_a_timer_whatever_other_limits_there_are(
     virtual_time: VirtualTime, limited: Any
 ) -> None:
-    """A thousand calls of two seconds beside one of a minute take one timer more, not a thousand."""
+    """A thousand calls of two seconds beside one of a minute take one timer more."""
     long, short = limited(60), limited(2)
 
     async def pause(seconds: float) -> None:

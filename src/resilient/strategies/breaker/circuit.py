@@ -72,7 +72,8 @@ class Circuit:
         self._detected_after: float | None = None
         self.ramp: Ramp | None = None
         self._leases = NO_LEASES
-        self._reopened = 0
+        #: Of the next open period, in seconds.
+        self._bound = rules.reset_timeout
 
     # Letting in
 
@@ -92,7 +93,7 @@ class Circuit:
                 return Admission(self.generation, is_ramp=True)
             return Refusal(self.ramp.next_tick(now))
         if len(self._leases) >= self.rules.probes:
-            return Refusal(max(0.0, min(one.expires for one in self._leases) - now))
+            return Refusal(min(one.expires for one in self._leases) - now)
         lease = most if most < inf else max(self.period, self.rules.reset_timeout) or 1.0
         probe = Admission(self.generation, is_probe=True, expires=now + lease)
         self._leases |= {probe}
@@ -135,7 +136,7 @@ class Circuit:
         seconds: float,
         *,
         failed: bool,
-        in_a_row: int = 0,
+        in_a_row: int,
     ) -> None:
         """Count what a call came to, and decide; `in_a_row` are failures that others know of."""
         if admission.generation != self.generation:
@@ -151,8 +152,7 @@ class Circuit:
             self._leases -= {admission}
             self._probed_locked(now, good=not failed and not slow)
         else:
-            if in_a_row:
-                self.consecutive = max(self.consecutive, in_a_row - 1)
+            self.consecutive = max(self.consecutive, in_a_row - 1)
             self._count_locked(now, seconds, failed=failed, slow=slow)
 
     @_locked
@@ -240,15 +240,14 @@ class Circuit:
                 self._follow_ramp_locked(now)
 
     def _period_locked(self) -> float:
-        rules = self.rules
-        if self._reopened == 0 or rules.max_reset_timeout <= rules.reset_timeout:
-            return rules.reset_timeout
-        grown: float = rules.reset_timeout * 2.0 ** min(self._reopened, 60)
+        first = self.rules.reset_timeout
+        if self._bound <= first:
+            return first
         # Jitter below the bound, so that it is there at the bound as well.
-        return min(rules.max_reset_timeout, grown) * random.uniform(0.8, 1.0)
+        return self._bound * random.uniform(0.8, 1.0)
 
     def _reopen_locked(self, now: float, reason: str) -> None:
-        self._reopened += 1
+        self._bound = min(2 * self._bound, self.rules.max_reset_timeout)
         self._open_locked(now, reason)
 
     def _open_locked(self, now: float, reason: str) -> None:
@@ -278,7 +277,7 @@ class Circuit:
     def _close_locked(self, now: float, reason: str) -> None:
         first, self.first_failure = self.first_failure, None
         since = None if first is None else now - first
-        self._reopened = 0
+        self._bound = self.rules.reset_timeout
         self.consecutive = 0
         self._onset.forget()
         self._window.clear()
