@@ -277,6 +277,26 @@ def test_as_many_probes_as_allowed_are_let_in_at_once() -> None:
     assert admit(circuit, 12.0).is_probe
 
 
+def lease_of_the_next_probe(circuit: Circuit, now: float) -> float:
+    """Return the lease of a probe whose call has no limit."""
+    admission: Any = circuit.admit(now, inf)[0]
+    return admission.expires - now
+
+
+def test_a_probe_without_a_limit_has_a_lease_as_long_as_the_circuit_was_open(
+    no_jitter: list[tuple[float, float]],
+) -> None:
+    """Which is never less than the first period; where that is zero, it is a second."""
+    circuit = opened(reset_timeout=1, max_reset_timeout=6)
+    periods(circuit, 2)
+    assert lease_of_the_next_probe(circuit, circuit.until) == 4.0
+    fresh = made(fail_max=1)
+    fresh.half_open(3.0)
+    assert lease_of_the_next_probe(fresh, 3.0) == 10.0
+    at_once = opened(reset_timeout=0)
+    assert lease_of_the_next_probe(at_once, 5.0) == 1.0
+
+
 def test_a_probe_that_succeeds_closes_it() -> None:
     """It says how long the outage was; then the circuit is as new."""
     circuit = made(fail_max=2)
