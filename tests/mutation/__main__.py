@@ -103,8 +103,8 @@ def _tried(trials: Trials, mutants: list[Mutant], jobs: int) -> Iterator[tuple[M
                 if ended:
                     end(child)
                     del running[child]
-                    yield mutant, status != 0
-            time.sleep(0.005)
+                    yield mutant, trials.ended(child, status)
+            time.sleep(0.01)
     finally:
         for child in running:
             end(child)

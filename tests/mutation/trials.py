@@ -24,6 +24,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -46,6 +47,10 @@ OPTIONS = [
         "not proof and not real_time",
     ),
 ]
+
+
+#: The exit status of a child tells which test has failed, if it is one of the first.
+FAILED, MOST_TOLD = 100, 100
 
 
 def name_of(module: Path) -> str:
@@ -132,6 +137,7 @@ class Reach:
         return cls(lines, own, seconds)
 
 
+@cache
 def statement_at(source: str, line: int) -> range | None:
     """Return the lines of the innermost statement in a function; None outside of all functions."""
     found: range | None = None
@@ -173,16 +179,25 @@ class Trials:
         self._session = session
         self._reach = reach
         self._items = {item.nodeid: item for item in session.items}
+        self._orders: dict[int, list[str]] = {}
+        #: Tests that have failed lately: what notices one mutant notices its neighbours.
+        self._sharp: list[str] = []
         self._functions: dict[CodeType, list[FunctionType]] = {}
+        gc.unfreeze()  # what is frozen is not among the objects
         for one in gc.get_objects():
             if type(one) is FunctionType:
                 self._functions.setdefault(one.__code__, []).append(one)
+        gc.freeze()  # no child looks through what it shares
 
     def begin(self, mutant: Mutant) -> int | None:
         """Begin to try a mutant; return the child that does, or None if no test reaches it."""
         tests = self._reach.of(mutant)
         if not tests:
             return None
+        sharp = [test for test in self._sharp if test in tests]
+        tests = [*sharp, *(test for test in tests if test not in sharp)]
+
+        _compiled(mutant.source, str(mutant.module))  # once, here, for all children
 
         def run() -> int:
             is_code = self._replaced(mutant)
@@ -193,12 +208,23 @@ class Trials:
                 os.execv(sys.executable, arguments)
             return 0
 
-        return _fork(run, output=Path(os.devnull))
+        child = _fork(run, output=Path(os.devnull))
+        self._orders[child] = tests
+        return child
+
+    def ended(self, child: int, status: int) -> bool:
+        """Return whether a test has failed, and remember which."""
+        tests, number = self._orders.pop(child), os.waitstatus_to_exitcode(status) - FAILED
+        if 0 <= number < min(len(tests), MOST_TOLD):
+            test = tests[number]
+            if self._reach.seconds[test] < 0.1:
+                self._sharp = [test, *(one for one in self._sharp if one != test)][:8]
+        return status != 0
 
     def _replaced(self, mutant: Mutant) -> bool:
         """Replace the code that a mutant changes; return False if that cannot be done."""
         path = str(mutant.module)
-        before = compile(mutant.source, path, "exec", dont_inherit=True)
+        before = _compiled(mutant.source, path)
         after = compile(mutant.mutated, path, "exec", dont_inherit=True)
         changed = list(_changed(before, after))
         if not changed or any(old not in self._functions for old, _ in changed):
@@ -207,6 +233,11 @@ class Trials:
             for function in self._functions[old]:
                 function.__code__ = new
         return True
+
+
+@cache
+def _compiled(source: str, path: str) -> CodeType:
+    return compile(source, path, "exec", dont_inherit=True)
 
 
 def _changed(old: CodeType, new: CodeType) -> Iterator[tuple[CodeType, CodeType]]:
@@ -227,10 +258,10 @@ def _changed(old: CodeType, new: CodeType) -> Iterator[tuple[CodeType, CodeType]
 def _run(session: pytest.Session, items: list[pytest.Item]) -> None:
     """Run tests; end this process, which is a child, at the first that fails."""
     following = [*items[1:], None]
-    for item, after in zip(items, following, strict=True):
+    for number, (item, after) in enumerate(zip(items, following, strict=True)):
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
         if session.testsfailed:
-            os._exit(1)
+            os._exit(FAILED + min(number, MOST_TOLD))
 
 
 def _fork(run: Callable[[], int], *, output: Path) -> int:
