@@ -9,11 +9,11 @@ import asyncio
 import gc
 import threading
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -22,9 +22,19 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 import resilient
-from resilient import ASGIMiddleware, CallTimeout, CircuitOpen, drain, with_fallback
+from resilient import (
+    ASGIMiddleware,
+    CallTimeout,
+    CircuitOpen,
+    Dependency,
+    circuit_breaker,
+    drain,
+    observe,
+    unit_of_work,
+    with_fallback,
+)
 from resilient.serving.asgi import MOST_SCRAPES
-from tests.doubles import Scripted, each
+from tests.doubles import Scripted, calls, each
 from tests.serving.clients import asgi_serving, ask_asgi, ask_asgi_app, scope_of
 
 
@@ -219,6 +229,25 @@ def test_the_middleware_is_added_as_shown(made: Any) -> None:
         assert ask_asgi(app, "/ops/health/live").status == 200
     finally:
         begun.resume()
+
+
+def test_what_fastapi_depends_on_may_yield_within_blocks() -> None:
+    """Both halves of it are run on threads of FastAPI's, each in a context of its own."""
+    shop = Dependency("yielded to fastapi", breaker=circuit_breaker(fail_max=9), max_concurrent=1)
+
+    def session() -> Iterator[str]:
+        with shop, observe("session"), unit_of_work():
+            yield "open"
+
+    def product(of: str = Depends(session)) -> PlainTextResponse:
+        return PlainTextResponse(of)
+
+    app = FastAPI()
+    app.add_api_route("/product", product)
+    assert [ask_asgi(app, "/product").body for _ in range(3)] == [b"open"] * 3
+    assert shop.bulkhead is not None
+    assert shop.bulkhead.in_flight == 0
+    assert calls("yielded to fastapi") == {"success": 3}
 
 
 def test_another_middleware_in_between_changes_nothing() -> None:
