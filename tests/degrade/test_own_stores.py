@@ -118,6 +118,29 @@ def test_a_store_that_fails_is_left_alone_and_used_again_when_it_is_well(
     assert len([name for name in store.kept if name != "resilient:probe"]) == 17
 
 
+@pytest.mark.parametrize("fresh_for", [0, 10])
+def test_a_store_that_cancels_itself_cancels_nobody(
+    virtual_time: VirtualTime, fresh_for: float
+) -> None:
+    """A cancellation that is raised by its client is a failure of the store, and no caller's."""
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    store = AsyncShelves(cancelled)
+    source = Scripted("answer", ConnectionError)
+
+    @with_fallback(cached(ttl=60, fresh_for=fresh_for, store=store), "instead")
+    async def ask() -> Any:
+        return source()
+
+    async def main() -> list[Any]:
+        return [await ask(), await ask()]
+
+    assert virtual_time.run(main()) == ["answer", "instead"]
+    assert store.asked["get"] >= 1
+
+
 @pytest.mark.parametrize("kind", [SystemExit, asyncio.CancelledError])
 def test_a_write_that_ends_by_what_is_no_exception_is_lost_and_the_next_is_made(
     virtual_time: VirtualTime, kind: type[BaseException]

@@ -21,7 +21,7 @@ from resilient.engine import clock, settings
 from resilient.engine.call import Call
 from resilient.engine.callables import is_async_function
 from resilient.engine.drivers import drive
-from resilient.engine.isolation import report_broken
+from resilient.engine.isolation import ended_by, report_broken
 from resilient.engine.limits import Limit, tighter
 from resilient.engine.locks import new_lock
 from resilient.engine.outcome import Outcome
@@ -168,6 +168,8 @@ class GuardedStore:
         method: Callable[..., Any],
         *args: Any,
     ) -> Steps[Outcome]:
+        if is_async_function(method):
+            method = partial(_uncancelled, method)
         asking = Call(pipeline, method, args, {}, is_async=call.is_async)
         if within is not None:
             asking.limit = tighter(asking.limit, within)
@@ -175,6 +177,17 @@ class GuardedStore:
         if outcome.error is not None and not isinstance(outcome.error, CallRejected):
             report_broken("cache store", outcome.error)
         return outcome
+
+
+async def _uncancelled(method: Callable[..., Any], *args: Any) -> Any:
+    """Ask a store, whose client may raise a cancellation of its own: that is no caller's."""
+    try:
+        return await method(*args)
+    except asyncio.CancelledError as cancelled:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ended_by("cache store", cancelled) from cancelled
 
 
 def _workers(pipeline: Pipeline) -> Workers:
