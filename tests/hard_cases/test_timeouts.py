@@ -842,6 +842,42 @@ def test_the_total_limit_takes_a_plain_tier_away_from_its_caller(
     assert virtual_time.now() - began == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("tier", [failover, default])
+def test_the_limit_of_a_plain_tier_holds_for_an_async_function_too(
+    tier: Any, virtual_time: VirtualTime
+) -> None:
+    """A function that blocks is left at its limit, and the next tier is asked."""
+
+    @with_fallback(tier(partial(virtual_time.sleep, 5), timeout=0.2), "next")
+    async def fetch() -> None:
+        failing()
+
+    began = virtual_time.now()
+    assert virtual_time.run(fetch()) == "next"
+    assert virtual_time.now() - began == pytest.approx(0.2)
+
+
+def test_a_plain_tier_with_a_limit_does_not_block_the_loop() -> None:
+    """It runs on a thread, in its caller's context, and tasks go on meanwhile."""
+    loop_goes_on = threading.Event()
+
+    def tier() -> str:
+        assert loop_goes_on.wait(5)
+        return request_id.get()
+
+    @with_fallback(failover(tier, timeout=9))
+    async def fetch() -> str:
+        failing()
+        return "answer"
+
+    async def main() -> str:
+        request_id.set("r-3")
+        asyncio.get_running_loop().call_later(0.01, loop_goes_on.set)
+        return await fetch()
+
+    assert asyncio.run(main()) == "r-3"
+
+
 @pytest.mark.real_time
 def test_a_plain_tier_that_hangs_is_left_on_a_real_thread() -> None:
     """The caller is back at its limit, and tiers are served though all workers of calls hang."""

@@ -62,7 +62,7 @@ class Tier(ABC, Generic[D_co]):
 
     def attach(self, target: Target) -> Tier[D_co]:
         """Return the tier to use for `target`, after a check that it can be used there."""
-        if self.limit is not None and not target.is_async:
+        if self.limit is not None:  # kept on a thread for a plain function, on a loop as well
             tier = copy.copy(self)
             tier.workers = _new_workers()
             return tier
