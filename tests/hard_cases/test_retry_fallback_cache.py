@@ -212,12 +212,22 @@ def test_a_circuit_that_others_open_during_a_pause_gives_the_real_error(
 # 36: mutable defaults
 
 
-def test_two_callers_never_share_the_list_of_a_fallback(virtual_time: VirtualTime) -> None:
-    """`with_fallback([])` gives each caller a list of its own."""
-    guarded = with_fallback([])(Scripted(ConnectionError))
-    first = guarded()
-    first.append("mine")
-    assert guarded() == []
+@each("default", {"list": list, "dict": dict, "set": set, "nested": lambda: [[]]})
+@pytest.mark.parametrize("is_open", [False, True], ids=["the call fails", "the circuit is open"])
+def test_two_callers_never_share_the_default_of_a_fallback(
+    virtual_time: VirtualTime, default: Callable[[], Any], is_open: bool
+) -> None:
+    """`with_fallback([])` gives each caller a list of its own, on the spot as well."""
+    breaker = circuit_breaker(fail_max=9)
+    given = default()
+    guarded = with_fallback(given)(breaker(Scripted(ConnectionError)))
+    if is_open:
+        breaker.force_open()
+    served = [guarded() for _ in range(3)]
+    assert served == [default()] * 3
+    assert len({id(one) for one in [given, *served]}) == 4
+    if given == [[]]:
+        assert len({id(one[0]) for one in [given, *served]}) == 4
 
 
 def test_two_threads_never_share_the_list_of_a_fallback() -> None:
