@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import time
 from typing import Any
 
 import pytest
@@ -322,6 +323,27 @@ def test_another_users_answer_is_not_served(virtual_time: VirtualTime) -> None:
     store.kept = dict.fromkeys(store.kept, mine)
     assert answered(store, "u2", down=True) == "instead"
     assert answered(store, "u1", down=True) == {"user": "u1"}
+
+
+def test_an_answer_is_not_fresh_for_as_long_as_the_wall_clock_was_set_back(
+    virtual_time: VirtualTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What seems to come from the future is called for again, and serves while calls fail."""
+    source = Scripted("first", "second", ConnectionError)
+    tier = cached(ttl=86_400, fresh_for=30, store=Shelves(), key="one key")
+    guarded = with_fallback(tier)(source)
+    assert guarded() == "first"
+    virtual_time.advance(1)
+    an_hour_ago = time.time() - 3600
+    monkeypatch.setattr(time, "time", lambda: an_hour_ago)
+
+    assert guarded() == "second"
+    virtual_time.advance(1)
+    monkeypatch.setattr(time, "time", lambda: an_hour_ago - 3600)
+    with degradation_scope() as degraded:
+        assert guarded() == "second"
+    assert [one.tier for one in degraded] == ["cached"]
+    assert source.calls == 3
 
 
 def test_an_answer_of_another_version_is_not_served(virtual_time: VirtualTime) -> None:

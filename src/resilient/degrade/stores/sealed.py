@@ -31,8 +31,9 @@ class Rubbish(ResilientError):
 def wall() -> float:
     """Return the time of day in seconds, which passes as the library's clock does.
 
-    The one clock that processes and restarts have in common. That it can be set is why an age is
-    never below 0, and why nothing but the age of stored answers depends on it.
+    The one clock that processes and restarts have in common. That it can be set is why an answer
+    from the future is taken for as old as it lies ahead, so that it is not fresh for so long, and
+    why nothing but the age of stored answers depends on it.
     """
     return time.time() - time.monotonic() + clock.now()
 
@@ -59,7 +60,7 @@ def opened(name: str, codec: Codec, data: object) -> Entry:
         value = codec.decode(body[_STORED.size :])
     except Exception as error:
         raise Rubbish("the codec cannot read it") from error
-    return Entry(value, max(0.0, wall() - stored))
+    return Entry(value, abs(wall() - stored))
 
 
 def _digest(name: str, codec: Codec, body: bytes) -> bytes:
