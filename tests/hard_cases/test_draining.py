@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -236,6 +237,18 @@ def test_a_function_that_returns_a_coroutine_is_a_unit_until_that_has_ended(
             await too_late
 
     virtual_time.run(main())
+
+
+@pytest.mark.parametrize("kind", [classmethod, staticmethod])
+def test_a_method_of_a_class_can_be_a_unit_whichever_decorator_is_further_out(kind: Any) -> None:
+    """`@unit_of_work()` above `@classmethod` is as good as beneath it."""
+
+    class Jobs:
+        above = unit_of_work()(kind(lambda *of: shown()["requests_in_flight"]))
+        beneath = kind(unit_of_work()(lambda *of: shown()["requests_in_flight"]))
+
+    assert (Jobs.above(), Jobs().above(), Jobs.beneath(), Jobs().beneath()) == (1, 1, 1, 1)
+    assert shown()["requests_in_flight"] == 0
 
 
 def test_a_generator_cannot_be_a_unit() -> None:

@@ -172,6 +172,8 @@ class unit_of_work:  # noqa: N801 - used like contextlib.suppress
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Return `function`, of which each call is a unit of work."""
+        if isinstance(function, classmethod | staticmethod):
+            return cast("Callable[P, R]", type(function)(self(function.__func__)))
         settings.function("function", function)
         inner = code_of(function)
         if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
