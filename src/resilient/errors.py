@@ -216,12 +216,15 @@ class DuplicateName(ResilientError, ValueError):
     """A name that something else has already; state and metrics of the two would merge."""
 
 
+_REFUSALS = (CallRejected, DeadlineExceeded)
+
+
 def refusal_in(error: BaseException) -> CallRejected | DeadlineExceeded | None:
     """Return what says that `error` is about a call that was not made, or None.
 
     That is the error itself, or the first of a group of nothing else, as a task group raises it.
     """
-    if isinstance(error, CallRejected | DeadlineExceeded):
+    if isinstance(error, _REFUSALS):
         return error
     if isinstance(error, BaseExceptionGroup):
         found = [refusal_in(one) for one in error.exceptions]

@@ -31,9 +31,8 @@ class Outcome:
     def failed(cls, error: Exception, started: float) -> Outcome:
         """Return the outcome of a call that has just raised `error`, our own frames dropped."""
         traceback = error.__traceback__
-        while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_HERE):
-            traceback = traceback.tb_next
-        error.__traceback__ = traceback
+        if traceback is not None:  # whose first frame is that of ours which has caught it
+            error.__traceback__ = own_frames_dropped(traceback.tb_next)
         return cls(None, error, started, clock.now())
 
     @property

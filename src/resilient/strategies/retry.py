@@ -117,7 +117,7 @@ class Retry(Strategy):
         self.wait_initial = settings.seconds("wait_initial", wait_initial)
         self.wait_max = settings.seconds("wait_max", wait_max)
         self.max_retry_after = settings.seconds("max_retry_after", max_retry_after)
-        self._pauses = sum(map(self._longest_pause, range(1, min(self.attempts, 100))))
+        self._bounds = tuple(map(self._bound, range(1, min(self.attempts, 100))))
         self.before_sleep = _hook("before_sleep", before_sleep)
         self.after = _hook("after", after)
         if budget is OWN_BUDGET:
@@ -166,7 +166,7 @@ class Retry(Strategy):
 
     def longest(self, seconds: float) -> float:
         """Return what all attempts and pauses may take, as far as settings tell."""
-        return self.attempts * seconds + self._pauses
+        return self.attempts * seconds + sum(self._bounds)
 
     # The fast lane
 
@@ -195,8 +195,10 @@ class Retry(Strategy):
             outcome = yield from proceed(call)
             history.attempt, history.outcome = attempt, outcome
             error = outcome.error
-            is_stream = call.until_end is not None  # of which the caller is about to have a part
-            if error is None and (is_stream or not self._wants_another(outcome.value, history)):
+            # Of a stream, the caller is about to have a part.
+            if error is None and (
+                call.until_end is not None or not self._wants_another(outcome.value, history)
+            ):
                 if self.budget is not None:
                     self.budget.put()
                 return outcome
@@ -273,9 +275,10 @@ class Retry(Strategy):
             pause = isolated("retry wait", None, self.wait, history.state())
             if isinstance(pause, int | float) and 0 <= pause < inf:
                 return float(pause)
-        return self._longest_pause(attempt) * random.random()
+        known = attempt <= len(self._bounds)
+        return (self._bounds[attempt - 1] if known else self._bound(attempt)) * random.random()
 
-    def _longest_pause(self, attempt: int) -> float:
+    def _bound(self, attempt: int) -> float:
         bound: float = self.wait_initial * 2.0 ** (attempt - 1 if attempt < 60 else 60)
         return min(self.wait_max, bound)
 

@@ -7,9 +7,13 @@ import math
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 
 __all__ = ["asked_to_wait", "parsed"]
+
+#: The attributes that are looked at, and those by which a mapping is told.
+_PLACES = frozenset({"retry_after", "response", "headers", "get", "keys"})
 
 
 def asked_to_wait(error: BaseException) -> float | None:
@@ -18,23 +22,34 @@ def asked_to_wait(error: BaseException) -> float | None:
     Looked at, in this order: an attribute `retry_after` of the error, the headers of the error
     and those of its `response`, and the error as a mapping (or its `args[0]`, if that is one).
     """
+    first = error.args[0] if error.args else None
+    kind: Any = type(error)
+    if _is_silent(kind) and _PLACES.isdisjoint(error.__dict__):
+        found = None if type(first) is str else _header(first)  # a text, with most errors
+        return None if found is None else parsed(found)
     found = getattr(error, "retry_after", None)
     if found is not None:
         return parsed(found)
     response = getattr(error, "response", None)
-    first = error.args[0] if error.args else None
     for place in (
         getattr(error, "headers", None),
         getattr(response, "headers", None),
         error,
         first,
     ):
-        if place is None or type(place) is str:  # as it is with most errors
-            continue
         found = _header(place)
         if found is not None:
             return parsed(found)
     return None
+
+
+@lru_cache  # to look for what is not there takes longer than all else that is done about a retry
+def _is_silent(kind: type[BaseException]) -> bool:
+    """Whether errors of `kind` have none of these attributes, unless one was given to them."""
+    return (
+        not any(hasattr(kind, name) for name in (*_PLACES, "__getattr__"))
+        and kind.__getattribute__ is BaseException.__getattribute__
+    )
 
 
 def _header(place: Any) -> Any:
