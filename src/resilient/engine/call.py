@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from resilient.engine import clock
 from resilient.engine.limits import current_limit
+from resilient.engine.steps import Attempt
 
 if TYPE_CHECKING:
     from resilient.engine.outcome import Outcome
@@ -33,20 +34,18 @@ class Served:
 
 
 @final
-class Call:
+class Call(Attempt):
     """A guarded call in the slow lane: what is called, its limits, and what it came to so far.
+
+    It is the step for each of its attempts as well, unless one has something that others have not.
 
     `resumed` is the outcome of a first attempt that the fast lane has made already. While it is
     set, the call has been let in by every strategy on its way; the innermost step takes it.
     """
 
     __slots__ = (
-        "args",
         "attempts",
-        "function",
         "is_async",
-        "kwargs",
-        "limit",
         "looked",
         "pipeline",
         "resumed",
@@ -55,7 +54,6 @@ class Call:
         "started",
         "turned",
         "until_end",
-        "workers",
     )
 
     def __init__(
@@ -77,6 +75,7 @@ class Call:
         self.started = clock.now() if resumed is None else resumed.started
         self.limit = current_limit()
         self.workers: Workers | None = None
+        self.late = None
         #: Whether a plain function has returned a coroutine, and the call began anew for that.
         self.turned = False
         self.attempts = 0

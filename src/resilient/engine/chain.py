@@ -29,14 +29,18 @@ def attempt(call: Call) -> Steps[Outcome]:
     if call.resumed is not None:
         resumed, call.resumed = call.resumed, None
         return resumed
+    is_alike = call.workers is None and not faults.active
+    outcome: Outcome = yield call if is_alike else _attempt_apart(call)
+    return outcome
+
+
+def _attempt_apart(call: Call) -> Attempt:
+    """Return the step for an attempt of which more is to be told than of the call."""
     function = call.function
-    if faults.active and (fault := faults.active.get(call.name)) is not None:
+    if (fault := faults.active.get(call.name)) is not None:
         function = partial(fault, function)
     late = partial(call.pipeline.came_late, call) if call.workers and call.pipeline.late else None
-    outcome: Outcome = yield Attempt(
-        function, call.args, call.kwargs, call.limit, call.workers, late
-    )
-    return outcome
+    return Attempt(function, call.args, call.kwargs, call.limit, call.workers, late)
 
 
 def permits_of(

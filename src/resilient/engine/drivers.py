@@ -132,7 +132,7 @@ def _invoke(step: Invoke) -> Outcome:
             ambient.reset(token)
             limit.ended = True
     if type(value) is CoroutineType:
-        if type(step) is Attempt:
+        if isinstance(step, Attempt):
             raise TurnedAsync(value)
         value.close()
         return Outcome.failed(needs_a_loop(step.function), started)
