@@ -655,6 +655,26 @@ class MappingError(Exception, Mapping[str, Any]):
         return len(self.args[0])
 
 
+class SlottedError(Exception):
+    __slots__ = ("retry_after",)
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("throttled")
+        self.retry_after = seconds
+
+
+class ComputingError(Exception):
+    def __getattr__(self, name: str) -> Any:
+        if name == "retry_after":
+            return 7
+        raise AttributeError(name)
+
+
+class InterceptingError(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        return 7 if name == "retry_after" else super().__getattribute__(name)
+
+
 def in_ten_seconds() -> str:
     return format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True)
 
@@ -672,6 +692,9 @@ def in_ten_seconds() -> str:
         "bytes of the response": Throttled(response=Response({"retry-after": b"7"})),
         "the error as a mapping": MappingError({"Retry-After": 7}),
         "a mapping in the error": Exception({"retry_after": 7}),
+        "slot": SlottedError(7),
+        "computed": ComputingError("throttled"),
+        "intercepted": InterceptingError("throttled"),
     },
 )
 def test_retry_after_is_honoured_wherever_it_is(
