@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import random
 import time
 from typing import Any
 
@@ -161,6 +162,21 @@ def test_a_write_that_ends_by_what_is_no_exception_is_lost_and_the_next_is_made(
         assert guarded(number) == number
         virtual_time.advance(1)
     assert store.asked["put"] == 3
+
+
+def test_what_is_written_behind_a_call_leaves_the_random_numbers_of_a_program_alone(
+    virtual_time: VirtualTime,
+) -> None:
+    """A simulation that has set a seed draws the same, whatever is stored meanwhile."""
+    store = Shelves()
+    guarded = with_fallback(cached(ttl=60, store=store, key="one key"))(lambda: "answer")
+    random.seed(7)
+    first = random.random()
+    random.seed(7)
+    assert guarded() == "answer"
+    virtual_time.advance(1)
+    assert store.asked["put"] == 1
+    assert random.random() == first
 
 
 def test_what_waits_for_a_store_is_served(virtual_time: VirtualTime) -> None:

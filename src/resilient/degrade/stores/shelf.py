@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import secrets
 from abc import ABC, abstractmethod
@@ -32,6 +33,9 @@ __all__ = ["MemoryShelf", "RemoteShelf", "Shelf"]
 _GONE = Entry(None, math.inf)
 #: A store forgets an answer up to this part later than its time, not all of them at once.
 _JITTER = 0.1
+#: Of its own: what is drawn behind a call must not change what a program draws that has set a seed.
+_drawn = random.Random()
+os.register_at_fork(after_in_child=_drawn.seed)
 #: Under which what is to be given back waits, next to the key.
 _LEASE = "lease"
 _LEASE_SECONDS = 5.0
@@ -271,7 +275,7 @@ class _Answer(NamedTuple):
     def _made(self, age: float) -> tuple[str, bytes, float]:
         name = self.shelf.name_of(self.key)
         data = sealed(name, self.shelf.codec, self.value, wall() - age)
-        return name, data, (self.ttl - age) * (1 + _JITTER * random.random())
+        return name, data, (self.ttl - age) * (1 + _JITTER * _drawn.random())
 
 
 class _Repeated(_Waiting):
