@@ -43,8 +43,8 @@ class Verdicts:
 
     @staticmethod
     def _key(mutant: Mutant) -> str:
-        told = f"{mutant.source}{mutant.operator}{mutant.occurrence}"
-        return sha256(told.encode()).hexdigest()
+        told = mutant.module.relative_to(ROOT).as_posix(), mutant.operator, *mutant.place
+        return sha256(repr(told).encode()).hexdigest()
 
 
 class Mutation:

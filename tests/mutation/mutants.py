@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ class Mutant:
     operator: str
     occurrence: int
     start: tuple[int, int]
+    #: Where it is changed: the text of the function or statement, and which of its places it is.
+    place: tuple[str, int]
 
     @cached_property
     def mutated(self) -> str:
@@ -97,14 +100,48 @@ def mutants_of(module: Path, operators: Iterable[str]) -> Iterator[Mutant]:
     patterns = [re.compile(pattern) for pattern in operators]
     nodes = list(ast_nodes(get_ast(source)))
     unread = set(_unread(source))
-    found = []
+    found: list[Mutant] = []
     for name, operator in OPERATORS.items():
         if any(pattern.fullmatch(name) for pattern in patterns):
             places = (start for node in nodes for start, _ in operator.mutation_positions(node))
-            found += [Mutant(module, source, name, at, start) for at, start in enumerate(places)]
+            before = Counter[str]()
+            for at, start in enumerate(places):
+                text = _text_around(source, start[0])
+                found.append(Mutant(module, source, name, at, start, (text, before[text])))
+                before[text] += 1
     for mutant in sorted(found, key=lambda mutant: (mutant.start, mutant.operator)):
         if mutant.start not in unread:
             yield mutant
+
+
+@cache
+def _text_around(source: str, line: int) -> str:
+    """Return the innermost function around a line, or else the statement, without its body."""
+    first, last = 1, 0
+
+    def visit(node: ast.AST) -> None:
+        nonlocal first, last
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.stmt):
+                begin = min([child.lineno, *(one.lineno for one in _decorators(child))])
+                if begin <= line <= (child.end_lineno or 0):
+                    body = getattr(child, "body", None)
+                    is_within = body and line >= body[0].lineno
+                    if isinstance(child, function) and is_within:
+                        first, last = begin, child.end_lineno or 0
+                    elif not any(isinstance(one, function) for one in enclosing):
+                        first, last = begin, (body[0].lineno - 1 if body else child.end_lineno or 0)
+                    enclosing.append(child)
+            visit(child)
+
+    function = ast.FunctionDef | ast.AsyncFunctionDef
+    enclosing: list[ast.AST] = []
+    visit(ast.parse(source))
+    return "\n".join(source.splitlines()[first - 1 : last])
+
+
+def _decorators(node: ast.AST) -> list[ast.expr]:
+    return getattr(node, "decorator_list", [])
 
 
 def _unread(source: str) -> Iterator[tuple[int, int]]:

@@ -42,7 +42,7 @@ OPTIONS = [
         "-p",
         "no:cacheprovider",
         "-o",
-        "faulthandler_timeout=60",
+        "faulthandler_timeout=900",
         "-m",
         "not proof and not real_time",
     ),
@@ -377,5 +377,7 @@ if __name__ == "__main__":
     module, operator, occurrence, *tests = sys.argv[1:]
     path = Path(module)
     source = path.read_text(encoding="utf-8")
-    sys.meta_path.insert(0, _Finder(Mutant(path, source, operator, int(occurrence), (0, 0))))
+    sys.meta_path.insert(
+        0, _Finder(Mutant(path, source, operator, int(occurrence), (0, 0), ("", 0)))
+    )
     os._exit(int(pytest.main([*OPTIONS, *tests], plugins=[Limits({})])))

@@ -85,13 +85,19 @@ def test_a_new_circuit_lets_all_in_and_has_nothing_to_tell() -> None:
     """It begins closed, with nothing counted, and nobody is a probe."""
     circuit = made(fail_max=5)
     admission, told = asked(circuit, 0.0)
-    assert (circuit.state, circuit.forced, told) == ("closed", False, [])
+    assert (circuit.state, circuit.forced, circuit.ramp, told) == ("closed", False, None, [])
     assert (admission.is_probe, admission.is_ramp, admission.expires) == (False, False, inf)
     assert not circuit.is_probing(admission)
     assert circuit.admitted_at(0.0) is not None
     assert not circuit.wants_probes()
     assert (circuit.until, circuit.period) == (-inf, 0.0)
     assert (circuit.generation, circuit.consecutive, circuit.successes) == (0, 0, 0)
+
+
+def test_what_runs_under_the_lock_is_still_known_by_its_name() -> None:
+    """A traceback, a profile and `help` show the method, and not what locks."""
+    assert Circuit.admit.__name__ == "admit"
+    assert "permission" in str(Circuit.admit.__doc__)
 
 
 def test_failures_in_a_row_open_it_and_a_success_between_them_does_not() -> None:
@@ -148,6 +154,18 @@ def test_slow_calls_open_it_at_their_rate_and_from_their_length_on() -> None:
     for seconds, failed in ((1.99, False), (1.99, True), (2.0, True)):
         assert call(circuit, 1.0, seconds=seconds, failed=failed) == []
     assert call(circuit, 1.0, seconds=2.0) == [("open", "slow_call_rate")]
+
+
+@pytest.mark.parametrize(
+    ("calls", "opens"), [("..SS", True), ("S..S", True), ("SSS.", False), ("...S", False)]
+)
+def test_a_rate_of_slow_calls_opens_it_when_a_slow_call_is_recorded(
+    calls: str, opens: bool
+) -> None:
+    """Half of four calls is enough; a quick one that completes the four decides nothing."""
+    circuit = made(slow_call_rate=0.5, slow_call_seconds=2, min_calls=4)
+    found = [call(circuit, 1.0, seconds=2.0 if one == "S" else 0.0) for one in calls]
+    assert found == [[], [], [], [("open", "slow_call_rate")] if opens else []]
 
 
 def test_failures_do_not_count_where_only_slow_calls_do() -> None:
@@ -213,6 +231,40 @@ def test_the_outage_began_with_the_failures_that_opened_it_not_with_a_stray_one(
         assert call(circuit, now, failed=True) == []
     _, [change] = circuit.record(admit(circuit, 54.0), 54.0, 0.0, failed=True, in_a_row=0)
     assert change.since_first_failure == 4.0
+
+
+@each(
+    "settings, calls, since",
+    {
+        "failures in a row": ({"fail_max": 3}, "F.FFF", 4.0),
+        "stray, then in a row": ({"fail_max": 3}, "F.....FFF", 2.0),
+        "a rate": ({"failure_rate": 0.5, "min_calls": 4}, "F..F", 3.0),
+        "stray, then a rate": ({"failure_rate": 0.9}, f"F{'.' * 14}{'F' * 9}", 8.0),
+        "a lower rate": ({"failure_rate": 0.2, "min_calls": 9}, "F.......F", 8.0),
+    },
+)
+def test_an_outage_began_where_half_as_many_calls_failed_as_it_takes(
+    settings: dict[str, Any], calls: str, since: float
+) -> None:
+    """Calls a second apart: the lower the rate that opens it, the further back it began."""
+    circuit = made(**settings)
+    for second, one in enumerate(calls[:-1]):
+        assert call(circuit, float(second), failed=one == "F") == []
+    end = float(len(calls) - 1)
+    _, [change] = circuit.record(admit(circuit, end), end, 0.0, failed=True, in_a_row=0)
+    assert change.since_first_failure == since
+
+
+def test_the_next_outage_has_a_beginning_of_its_own() -> None:
+    """What failed before a recovery is not the first failure of what comes after it."""
+    circuit = made(fail_max=3)
+    for now in (1.0, 2.0, 3.0):
+        call(circuit, now, failed=True)
+    call(circuit, 13.0)
+    call(circuit, 20.0, failed=True)
+    call(circuit, 21.0, failed=True)
+    _, [change] = circuit.record(admit(circuit, 22.0), 22.0, 0.0, failed=True, in_a_row=0)
+    assert change.since_first_failure == 2.0
 
 
 # Open
@@ -484,10 +536,16 @@ def test_the_way_back_ends_closed_where_all_goes_well() -> None:
         "unusual ones": {"seconds": 1.5},
     },
 )
-def test_the_way_back_is_given_up_where_calls_go_wrong(how: dict[str, Any]) -> None:
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_the_way_back_is_given_up_where_calls_go_wrong(
+    how: dict[str, Any], one_by_one: bool
+) -> None:
     """Calls that fail, are slow, or take far longer than usual lead back to an open circuit."""
     circuit = made(fail_max=1, slow_call_rate=1, slow_call_seconds=2, ramp=True)
-    circuit.absorb(5, 0.5, 0.0)
+    if one_by_one:
+        call(circuit, 0.0, seconds=0.1)
+    else:
+        circuit.absorb(5, 0.5, 0.0)
     call(circuit, 0.0, failed=True)
     call(circuit, 10.0)
     assert climb(circuit, **how)[1:] == [("open", "ramp_failed")]

@@ -145,7 +145,7 @@ class Circuit:
         if admission.generation != self.generation:
             return
         slow = seconds >= self.rules.slow_call_seconds
-        if admission.is_ramp and self.ramp is not None:
+        if self.ramp is not None:
             self.ramp.record(good=not failed and not slow and not self._pace.is_unusual(seconds))
             self._follow_ramp_locked(now)
         elif admission.is_probe:
@@ -201,8 +201,8 @@ class Circuit:
 
     def _first_failure_locked(self, now: float) -> float:
         """Return when the run of failures began: half as many of its calls fail as it takes."""
-        rules = self.rules
-        least = 0.5 * min(rules.failure_rate or 1.0, rules.slow_call_rate or 1.0)
+        rates = filter(None, (self.rules.failure_rate, self.rules.slow_call_rate))
+        least = 0.5 * min(rates, default=1.0)
         return self._onset.first(least, now)
 
     def _probed_locked(self, now: float, *, good: bool) -> None:
