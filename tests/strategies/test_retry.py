@@ -155,6 +155,18 @@ def test_a_value_that_is_disliked_is_tried_again(virtual_time: VirtualTime) -> N
     assert ask.calls == 3
 
 
+def test_a_value_that_is_liked_is_the_answer_at_once(virtual_time: VirtualTime) -> None:
+    """Also on a later attempt; and an error is not tried again where nothing names it."""
+    ask = Scripted("bad", "good", "never asked for")
+    again = retry(on_result=lambda value: value == "bad", wait=lambda _: 0)
+    assert again(ask)() == "good"
+    assert ask.calls == 2
+    down = Scripted(ConnectionError)
+    with pytest.raises(ConnectionError):
+        again(down)()
+    assert down.calls == 1
+
+
 def test_the_last_disliked_value_is_returned_as_it_is(virtual_time: VirtualTime) -> None:
     """When attempts end with a value that is disliked, the caller gets that value."""
     ask = Scripted("pending")
@@ -198,9 +210,11 @@ def test_what_is_no_exception_is_never_tried_again(
     assert ask.calls == 1
 
 
-@pytest.mark.parametrize(("seconds", "turns"), [(0.0, 5), (0.002, 20)])
+@pytest.mark.parametrize(
+    ("seconds", "attempts", "turns"), [(0.0, 21, 5), (0.002, 21, 20), (0.0, 4, 0)]
+)
 async def test_tasks_have_their_turn_between_attempts_without_a_pause(
-    virtual_time: VirtualTime, seconds: float, turns: int
+    virtual_time: VirtualTime, seconds: float, attempts: int, turns: int
 ) -> None:
     """After four attempts that take no time, and after each that takes more than a millisecond."""
     had = 0
@@ -211,7 +225,7 @@ async def test_tasks_have_their_turn_between_attempts_without_a_pause(
             had += 1
             await asyncio.sleep(0)
 
-    @retry(on=ConnectionError, attempts=21, wait_initial=0, budget=None)
+    @retry(on=ConnectionError, attempts=attempts, wait_initial=0, budget=None)
     async def ask() -> None:
         virtual_time.sleep(seconds)
         raise ConnectionError("down")
@@ -516,6 +530,14 @@ def test_the_budget_never_holds_more_than_its_size(virtual_time: VirtualTime) ->
     assert ask.calls == 1000 + 1 + 3
 
 
+def test_the_smallest_part_of_a_retry_counts() -> None:
+    """A millionth for each success is a millionth, not nothing."""
+    budget = RetryBudget(1, 0.000_001)
+    assert budget.take()
+    budget.put()
+    assert budget.left == 0.000_001
+
+
 def test_a_budget_can_be_turned_off(virtual_time: VirtualTime) -> None:
     """`budget=None` lets every call have all of its attempts."""
     ask = Scripted(DOWN)
@@ -583,6 +605,14 @@ def test_no_pause_reaches_beyond_the_deadline(virtual_time: VirtualTime) -> None
         guarded()
     assert (ask.calls, virtual_time.now() - began) == (2, 3)
     assert any("stopped by: deadline" in note for note in notes(caught.value))
+
+
+def test_no_pause_is_made_that_ends_with_the_deadline(virtual_time: VirtualTime) -> None:
+    """An attempt at the very moment at which the time is over would come too late."""
+    began = virtual_time.now()
+    with deadline(2), pytest.raises(ConnectionError):
+        retry(on=ConnectionError, attempts=9, wait=lambda _: 1)(Scripted(ConnectionError))()
+    assert virtual_time.now() - began == 1
 
 
 def test_attempts_are_clipped_to_the_deadline(virtual_time: VirtualTime) -> None:
@@ -796,6 +826,19 @@ def test_a_retry_after_that_makes_no_sense_is_no_reason_to_wait(
     assert virtual_time.now() - began == 2
 
 
+def test_a_retry_after_that_cannot_be_read_is_counted(virtual_time: VirtualTime) -> None:
+    """An attribute that raises is a broken hook, as any other."""
+
+    class Unreadable(Exception):
+        @property
+        def retry_after(self) -> float:
+            raise RuntimeError("a broken property")
+
+    before = broken["retry_after"]
+    assert retry(on=Unreadable, wait_initial=0)(Scripted(Unreadable, "answer"))() == "answer"
+    assert broken["retry_after"] == before + 1
+
+
 # What is said about it
 
 
@@ -883,6 +926,19 @@ def test_a_circuit_that_opens_ends_the_attempts(virtual_time: VirtualTime) -> No
     assert any("2 attempts" in n and "stopped by: circuit" in n for n in notes(caught.value))
 
 
+def test_a_circuit_that_opens_during_a_pause_ends_the_attempts(virtual_time: VirtualTime) -> None:
+    """The attempt that was turned away is none: the note counts the one that was made."""
+    breaker = circuit_breaker("opened during a pause", fail_max=9)
+    ask = Scripted(ConnectionError)
+    again = retry(on=ConnectionError, wait=lambda _: 2, before_sleep=lambda _: breaker.force_open())
+    with pytest.raises(ConnectionError) as caught:
+        again(breaker(ask))()
+    assert ask.calls == 1
+    assert caught.value.__notes__ == [
+        "resilient: opened during a pause: 1 attempt in 2.000 s, stopped by: circuit"
+    ]
+
+
 def test_a_rejection_is_not_tried_again(virtual_time: VirtualTime) -> None:
     """An open circuit rejects at once, whatever `on` names."""
     ask = Scripted(DOWN)
@@ -967,9 +1023,11 @@ def test_a_hook_that_raises_changes_nothing(virtual_time: VirtualTime, hook: str
 def test_a_predicate_that_raises_lets_the_callees_error_pass(virtual_time: VirtualTime) -> None:
     """When `on` itself is broken, the caller gets the error of the call, not that of `on`."""
     ask = Scripted(DOWN)
+    before = broken["retry on"]
     with pytest.raises(ConnectionError):
         retry(on=explode)(ask)()
     assert ask.calls == 1
+    assert broken["retry on"] == before + 1
 
 
 def test_a_predicate_on_values_that_raises_lets_the_value_pass(virtual_time: VirtualTime) -> None:
@@ -1006,6 +1064,33 @@ def test_a_wait_that_makes_no_sense_is_replaced_by_the_librarys_own(
     assert all(0 <= pause <= 0.2 for pause in seen)
 
 
+def test_a_hook_is_told_the_pause_that_comes_next(virtual_time: VirtualTime) -> None:
+    """As tenacity's own hooks are."""
+    told: list[float] = []
+    again = retry(
+        on=ConnectionError,
+        wait=lambda _: 2,
+        before_sleep=lambda state: told.append(state.upcoming_sleep),
+    )
+    with pytest.raises(ConnectionError):
+        again(Scripted(ConnectionError))()
+    assert told == [2.0, 2.0]
+
+
+def test_a_pause_is_never_less_than_none(virtual_time: VirtualTime) -> None:
+    """Hooks are told the pause that is made, also where a broken wait asked for less than that."""
+    told: list[float] = []
+    again = retry(
+        on=ConnectionError,
+        wait=lambda _: -0.5,
+        before_sleep=lambda state: told.append(state.upcoming_sleep),
+    )
+    with pytest.raises(ConnectionError):
+        again(Scripted(ConnectionError))()
+    assert len(told) == 2
+    assert min(told) >= 0
+
+
 # In general
 
 
@@ -1022,3 +1107,71 @@ def test_the_settings_can_be_read(virtual_time: VirtualTime) -> None:
     assert (
         repr(pipeline_of(guarded).strategies[0]) == "Retry(attempts=4, budget=RetryBudget(10, 0.1))"
     )
+
+
+def test_what_all_attempts_and_pauses_may_take_is_told_by_the_settings() -> None:
+    """Three attempts have two pauses between them, each at most its bound; one attempt has none."""
+    assert retry(on=OSError).longest(2.0) == pytest.approx(3 * 2.0 + 0.1 + 0.2)
+    assert retry(on=OSError, attempts=1).longest(2.0) == 2.0
+    capped = retry(on=OSError, attempts=5, wait_initial=1, wait_max=3)
+    assert capped.longest(0.0) == 1 + 2 + 3 + 3
+
+
+def test_the_pauses_of_a_hundred_attempts_are_added_up_and_no_more() -> None:
+    """A number of attempts that stands for no limit is not counted through."""
+    pauses = [
+        retry(on=OSError, attempts=attempts, wait_initial=1, wait_max=1).longest(0.0)
+        for attempts in (99, 100, 101, 10**9)
+    ]
+    assert pauses == [98, 99, 99, 99]
+
+
+# What a dependency completes
+
+
+def test_a_retry_that_knows_what_to_try_again_is_the_same_for_all() -> None:
+    """Only one that has been told nothing becomes another one, which knows it."""
+
+    def matches(error: Exception) -> bool:
+        return True
+
+    for knowing in (retry(on=OSError), retry(on_result=bool)):
+        assert knowing.retrying_on(matches) is knowing
+    told_nothing = retry()
+    completed = told_nothing.retrying_on(matches)
+    assert completed is not told_nothing
+    assert completed.budget is told_nothing.budget
+
+
+def test_the_successes_of_dependencies_are_in_the_budget_that_they_share(
+    virtual_time: VirtualTime,
+) -> None:
+    """Each has a retry of its own made of one, which settles its own functions only."""
+    again = retry()
+    guarded = [
+        Dependency(f"sharing the budget of one: {name}", failures=OSError, retry=again)(
+            Scripted("answer")
+        )
+        for name in ("first", "second")
+    ]
+    assert again.budget is not None
+    while again.budget.take():
+        pass
+    for function in guarded:
+        function()
+    pipelines = [pipeline_of(function) for function in guarded]
+    pipelines[0].strategies[0].settle()
+    assert [len(pipeline.journal) for pipeline in pipelines] == [0, 1]
+    assert again.budget.left == pytest.approx(0.2)
+
+
+def test_the_values_of_a_generator_cannot_be_judged() -> None:
+    """It is tried again until its first item; a predicate on what it returns is refused."""
+
+    def numbers() -> Iterator[int]:
+        yield 1
+
+    assert list(retry(on=OSError)(numbers)()) == [1]
+    for judging in (retry(on_result=bool), retry(on=tenacity.retry_if_result(bool))):
+        with pytest.raises(InvalidUse, match="is a generator"):
+            judging(numbers)

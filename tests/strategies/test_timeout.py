@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from resilient import (
     CallTimeout,
+    InvalidSetting,
     WorkersSaturated,
     circuit_breaker,
     deadline,
@@ -252,6 +253,13 @@ def test_one_limit_can_guard_many_functions(virtual_time: VirtualTime) -> None:
     with pytest.raises(CallTimeout):
         outer()
     assert virtual_time.now() - began == 2
+
+
+@pytest.mark.parametrize("limited", [timeout, deadline])
+def test_a_limit_of_no_time_is_refused(limited: Any) -> None:
+    """Nothing could be done within it."""
+    with pytest.raises(InvalidSetting, match="above 0"):
+        limited(0)
 
 
 @pytest.mark.parametrize("limited", [timeout, deadline])

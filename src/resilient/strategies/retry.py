@@ -107,7 +107,6 @@ class Retry(Strategy):
             raise InvalidSetting(
                 "stop", stop, "left out where attempts is given: they say the same"
             )
-        self.on = on
         self._matches = None if on is None else matcher("on", on)
         self._judges_values = judges_values(on)
         self.on_result = _hook("on_result", on_result)
@@ -207,9 +206,9 @@ class Retry(Strategy):
                     return outcome
                 return _stopped(failed, call, attempt - 1, _why_refused(refusal))
             failed = outcome
-            reason, pause = self._pause_after(attempt, error, call, history)
-            if reason is not None:
-                return _stopped(outcome, call, attempt, reason)
+            pause = self._pause_after(attempt, error, call, history)
+            if isinstance(pause, str):
+                return _stopped(outcome, call, attempt, pause)
             call.retries += 1
             signals.emit(
                 "resilient.retry_scheduled",
@@ -241,14 +240,14 @@ class Retry(Strategy):
 
     def _pause_after(
         self, attempt: int, error: Exception | None, call: Call, history: History
-    ) -> tuple[str | None, float]:
-        """Return why there is no further attempt, or None and the seconds until it."""
+    ) -> str | float:
+        """Return the seconds until the next attempt, or why there is none."""
         if error is not None and not self._is_matched(error, history):
-            return "not retryable", 0.0
+            return "not retryable"
         if self.after is not None:
             isolated("retry after", None, self.after, history.state())
         if self.stop is None and attempt >= self.attempts:
-            return "attempts", 0.0
+            return "attempts"
         pause = self._pause(attempt, history)
         if error is not None:
             try:
@@ -259,16 +258,16 @@ class Retry(Strategy):
             if asked is not None:
                 pause = max(pause, min(asked, self.max_retry_after))
         if self.stop is not None and self._is_enough(self.stop, pause, history):
-            return "attempts", 0.0
+            return "attempts"
         if call.pipeline.refuses(call, self):
-            return "circuit", 0.0
+            return "circuit"
         if call.limit is not None and clock.now() + pause >= call.limit.expires:
-            return "deadline", 0.0
+            return "deadline"
         if self.budget is not None and not self.budget.take():
-            return "budget", 0.0
+            return "budget"
         if self.before_sleep is not None:
             isolated("retry before_sleep", None, self.before_sleep, history.sleeping(pause))
-        return None, pause
+        return pause
 
     def _pause(self, attempt: int, history: History) -> float:
         if self.wait is not None:
@@ -279,7 +278,7 @@ class Retry(Strategy):
         return (self._bounds[attempt - 1] if known else self._bound(attempt)) * random.random()
 
     def _bound(self, attempt: int) -> float:
-        bound: float = self.wait_initial * 2.0 ** (attempt - 1 if attempt < 60 else 60)
+        bound: float = self.wait_initial * 2.0 ** min(attempt - 1, 60)
         return min(self.wait_max, bound)
 
     def _is_enough(self, stop: Callable[..., Any], pause: float, history: History) -> bool:

@@ -21,12 +21,13 @@ class History:
 
     __slots__ = ("_call", "_retry", "_state", "attempt", "outcome")
 
+    attempt: int
+    outcome: Outcome
+
     def __init__(self, retry: Retry, call: Call) -> None:
         self._retry = retry
         self._call = call
         self._state: RetryCallState | None = None
-        self.attempt = 0
-        self.outcome: Outcome | None = None
 
     def state(self) -> RetryCallState:
         """Return what the call has come to so far."""
@@ -36,7 +37,7 @@ class History:
         if state is None:
             state = self._state = RetryCallState(self._retry, call.function, (), {})  # type: ignore[arg-type]
             state.start_time = call.started
-        if outcome is not None and (state.outcome is None or state.attempt_number != self.attempt):
+        if state.outcome is None or state.attempt_number != self.attempt:
             state.attempt_number = self.attempt
             state.outcome = Future.construct(
                 self.attempt,
