@@ -86,8 +86,8 @@ def test_a_batch_of_quick_calls_is_not_sorted(batch: list[float]) -> None:
 
 def test_a_value_below_zero_counts_as_zero() -> None:
     """A call that has outlived the clock of a test took no time, and not less than none."""
-    found = histogram(-3.0)
-    assert (found.counts, found.sum) == ([1, 0, 0, 0], 0.0)
+    found = histogram(-3.0, -0.5)
+    assert (found.counts, found.sum) == ([2, 0, 0, 0], 0.0)
 
 
 def test_histograms_that_have_counted_nothing_share_their_zeros() -> None:
