@@ -10,195 +10,50 @@ is never taken.
 
 from __future__ import annotations
 
-import decimal
-import enum
-import fractions
 import inspect
 import itertools
-import math
-import string
-import sys
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pybreaker
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import given
+from prometheus_client import CollectorRegistry
 
 import resilient
 from resilient import InvalidSetting, InvalidUse
-from tests.generated import examples
-
-
-class Spiteful:
-    """Raises whatever is asked of it."""
-
-    def __repr__(self) -> str:
-        raise RuntimeError("no text for you")
-
-    def __eq__(self, other: object) -> bool:
-        raise RuntimeError("nor a comparison")
-
-    def __bool__(self) -> bool:
-        raise RuntimeError("nor an answer")
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-class Given:
-    """A value for a setting, which Hypothesis can show whatever it is."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __repr__(self) -> str:
-        try:
-            return f"Given({self.value!r})"
-        except Exception:
-            return f"Given(a {type(self.value).__name__})"
-
-
-class Colour(enum.IntEnum):
-    RED = 2
-
-
-async def asynchronous() -> None:
-    return None
-
-
-#: Values of every kind, the usual mistakes and the unusual ones.
-ANYTHING: st.SearchStrategy[Given] = st.one_of(
-    st.one_of(
-        st.none(),
-        st.booleans(),
-        st.integers(),
-        st.integers(min_value=10**9),
-        st.floats(),
-        st.text(max_size=8),
-        st.binary(max_size=4),
-        st.builds(complex, st.floats(), st.floats()),
-    ).map(Given),
-    st.sampled_from(
-        [
-            10**400,
-            -(10**400),
-            10**5000,  # which has more digits than Python makes a text of
-            5e-324,
-            1e308,
-            decimal.Decimal(1),
-            decimal.Decimal("NaN"),
-            fractions.Fraction(1, 2),
-            Colour.RED,
-            "10s",
-            "1ms",
-            " ",
-            "\ud800",
-            [],
-            {},
-            (),
-            [1],
-            [None],
-            [ValueError],
-            (ValueError, 3),
-            int,
-            Exception,
-            BaseException,
-            ValueError("an error, not a type"),
-            len,
-            asynchronous,
-            lambda *args: True,
-            object(),
-            Spiteful(),
-            [Spiteful()],
-            ...,
-            NotImplemented,
-            Path("somewhere"),
-        ]
-    ).map(Given),
+from tests.fuzz.kinds import (
+    ANYTHING,
+    MISTAKES,
+    Given,
+    above_zero,
+    count,
+    count_or_zero,
+    errors,
+    flag,
+    fraction,
+    exclusions,
+    function,
+    has_none,
+    is_copyable,
+    is_exclusion,
+    is_header,
+    is_path,
+    is_template,
+    none,
+    nothing,
+    optional,
+    places,
+    plain_function,
+    port,
+    seconds,
+    text,
+    whole,
 )
-
-
-# What each kind of setting takes
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # more than a float holds
-        return False
-
-
-def seconds(value: Any) -> bool:
-    return _is_number(value) and value >= 0
-
-
-def above_zero(value: Any) -> bool:
-    return _is_number(value) and value > 0
-
-
-def fraction(value: Any) -> bool:
-    return _is_number(value) and 0 < value <= 1
-
-
-def count(value: Any) -> bool:
-    return count_or_zero(value) and value >= 1
-
-
-def places(value: Any) -> bool:
-    return count(value) and value <= 1_000_000
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.maxsize
-
-
-def count_or_zero(value: Any) -> bool:
-    return _is_whole(value) and value >= 0
-
-
-def text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def function(value: Any) -> bool:
-    return callable(value)
-
-
-def plain_function(value: Any) -> bool:
-    return callable(value) and not inspect.iscoroutinefunction(value)
-
-
-def none(value: Any) -> bool:
-    return value is None
-
-
-def flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def nothing(value: Any) -> bool:
-    return False
-
-
-def is_header(value: Any) -> bool:
-    tchar = "!#$%&'*+-.^_`|~" + string.ascii_letters + string.digits
-    return value is None or (text(value) and all(one in tchar for one in value))
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, Path)
-
-
-def _is_exclusion(value: Any) -> bool:
-    return issubclass(value, BaseException) if isinstance(value, type) else callable(value)
-
-
-def optional(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or accepts(value)
-
+from tests.generated import examples
 
 Case = tuple[Callable[[Any], object], Callable[[Any], bool]]
 R, C, F = resilient.retry, resilient.circuit_breaker, resilient.with_fallback
@@ -233,6 +88,44 @@ def outbox(parameter: str) -> Callable[[Any], object]:
     return used
 
 
+def redis_store(parameter: str) -> Callable[[Any], object]:
+    """Return what makes a store with one setting as given, of a server that is never asked."""
+
+    def used(value: Any) -> None:
+        resilient.RedisStore(**{"url": "redis://localhost:1/0", parameter: value}).close()
+
+    return used
+
+
+def retrying(parameter: str) -> Callable[[Any], object]:
+    """Return what makes a loop with one setting as given; those of `retry` and of its own."""
+
+    def used(value: Any) -> object:
+        return resilient.retrying(**{"on": OSError, "name": "generated", parameter: value})
+
+    return used
+
+
+def queued(parameter: str) -> Callable[[Any], object]:
+    """Return what makes a tier with one setting as given, for an outbox that is never opened."""
+    return lambda value: resilient.queued(OUTBOX, **{parameter: value})
+
+
+def served(**settings: Any) -> None:
+    """Serve the pages for a moment, unless that host or port cannot be had."""
+    with suppress(OSError):
+        resilient.serve(**{"port": 0, "registry": CollectorRegistry(), **settings}).close()
+
+
+def told_to_end(timeout: Any) -> None:
+    """Have the process drain when it is told to end, for a moment."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        resilient.drain_on_sigterm(timeout)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def checked(name: Any, **settings: Any) -> None:
     """Have something checked, and no more."""
     resilient.health.check(name, **{"function": print, **settings})
@@ -242,6 +135,8 @@ def checked(name: Any, **settings: Any) -> None:
 def health_check(parameter: str) -> Callable[[Any], object]:
     return named(lambda name, one: checked(name, **{parameter: one}), fresh=True)
 
+
+OUTBOX = resilient.Outbox(Path(__file__).parent / "never.db", name="of generated settings")
 
 SETTINGS: dict[str, Case] = {
     "timeout(seconds)": (resilient.timeout, above_zero),
@@ -341,7 +236,7 @@ SETTINGS: dict[str, Case] = {
     ),
     "cached(version)": (
         lambda one: resilient.cached(60, version=one),
-        lambda value: isinstance(value, str) or _is_whole(value),
+        lambda value: isinstance(value, str) or whole(value),
     ),
     "cached(key)": (
         lambda one: resilient.cached(60, key=one),
@@ -353,9 +248,9 @@ SETTINGS: dict[str, Case] = {
     "MemoryStore(max_entries)": (resilient.MemoryStore, count),
     "MemoryStore(max_bytes)": (lambda one: resilient.MemoryStore(max_bytes=one), count),
     "MemoryStore(name)": (lambda one: resilient.MemoryStore(name=one), text),
-    "SQLiteStore(path)": (resilient.SQLiteStore, lambda value: text(value) or _is_path(value)),
+    "SQLiteStore(path)": (resilient.SQLiteStore, lambda value: text(value) or is_path(value)),
     "SQLiteStore(name)": (lambda one: resilient.SQLiteStore("a", name=one), text),
-    "circuit_breaker(exclude)": (lambda one: C(exclude=[one]), _is_exclusion),
+    "circuit_breaker(exclude)": (lambda one: C(exclude=[one]), is_exclusion),
     "circuit_breaker(listeners)": (lambda one: C(listeners=[one]), nothing),
     "circuit_breaker(name)": (named(lambda name, _: C(name)), optional(text)),
     "per_key(name)": (named(lambda name, _: C.per_key(name, "{a}")), text),
@@ -408,7 +303,7 @@ SETTINGS: dict[str, Case] = {
         lambda one: resilient.Pipeline(is_failure=one),
         optional(plain_function),
     ),
-    "Outbox(url)": (outbox("url"), _is_path),
+    "Outbox(url)": (outbox("url"), is_path),
     "Outbox(name)": (named(lambda name, _: outbox("name")(name)), optional(text)),
     "Outbox(max_attempts)": (outbox("max_attempts"), count),
     "Outbox(first_pause)": (outbox("first_pause"), seconds),
@@ -439,21 +334,71 @@ SETTINGS: dict[str, Case] = {
     "ASGIMiddleware(deadline_header)": (lambda one: A(print, deadline_header=one), is_header),
     "WSGIMiddleware(request_id_header)": (lambda one: W(print, request_id_header=one), is_header),
     "SQLiteStore(max_entries)": (lambda one: resilient.SQLiteStore("a", max_entries=one), count),
+    "RedisStore(namespace)": (redis_store("namespace"), text),
+    "RedisStore(lease)": (redis_store("lease"), above_zero),
+    "RedisStore(timeout)": (redis_store("timeout"), above_zero),
+    "RedisStore(name)": (redis_store("name"), text),
+    "retry(on)": (R, optional(errors)),
+    "retrying(on)": (resilient.retrying, errors),
+    "retrying(attempts)": (retrying("attempts"), optional(count)),
+    "retrying(stop)": (retrying("stop"), optional(plain_function)),
+    "retrying(wait)": (retrying("wait"), optional(plain_function)),
+    "retrying(on_result)": (retrying("on_result"), none),
+    "retrying(after)": (retrying("after"), optional(plain_function)),
+    "retrying(before_sleep)": (retrying("before_sleep"), optional(plain_function)),
+    "retrying(wait_initial)": (retrying("wait_initial"), seconds),
+    "retrying(wait_max)": (retrying("wait_max"), seconds),
+    "retrying(max_retry_after)": (retrying("max_retry_after"), seconds),
+    "retrying(budget)": (retrying("budget"), none),
+    "queued(key)": (queued("key"), is_template),
+    "queued(ordered_by)": (queued("ordered_by"), is_template),
+    "queued(name)": (queued("name"), optional(text)),
+    "queued(timeout)": (queued("timeout"), above_zero),
+    "with_fallback(on)": (lambda one: F(1, on=one), errors),
+    "with_fallback(exclude)": (lambda one: F(1, exclude=one), optional(errors)),
+    "default(value)": (resilient.default, is_copyable),
+    "failover_to(on)": (lambda one: T(len, on=one), errors),
+    "failover_to(exclude)": (lambda one: T(len, exclude=one), optional(errors)),
+    "circuit_breaker(failures)": (lambda one: C(failures=one), optional(errors)),
+    "Dependency(failures)": (named(lambda name, one: D(name, failures=one), fresh=True), errors),
+    "cached(store)": (lambda one: resilient.cached(60, store=one), none),
+    "cached(codec)": (lambda one: resilient.cached(60, codec=one), none),
+    "observe(fields)": (lambda one: resilient.observe("a", fields=one), has_none),
+    "observe(error_fields)": (lambda one: resilient.observe("a", error_fields=one), has_none),
+    "observe(expected)": (
+        lambda one: resilient.observe("a", expected=one),
+        lambda value: value is None or (isinstance(value, dict) and not value),
+    ),
+    "observe(logger)": (lambda one: resilient.observe("a", logger=one), none),
+    "gather_partial(required)": (
+        lambda one: resilient.gather_partial(a=lambda: 1, required=one),
+        has_none,
+    ),
+    "circuit_breaker(exclude) as a whole": (lambda one: C(exclude=one), exclusions),
+    "circuit_breaker(listeners) as a whole": (lambda one: C(listeners=one), optional(has_none)),
+    "drain(timeout)": (lambda one: resilient.drain(one).resume(), seconds),
+    "drain_on_sigterm(timeout)": (told_to_end, seconds),
+    "register_metrics(publish_every)": (
+        lambda one: resilient.register_metrics(CollectorRegistry(), publish_every=one),
+        optional(above_zero),
+    ),
+    "serve(port)": (lambda one: served(port=one), port),
+    "ASGIMiddleware(request_id_header)": (lambda one: A(print, request_id_header=one), is_header),
+    "WSGIMiddleware(deadline_header)": (lambda one: W(print, deadline_header=one), is_header),
+    "WSGIMiddleware(max_deadline)": (lambda one: W(print, max_deadline=one), above_zero),
+    "WSGIMiddleware(default_deadline)": (
+        lambda one: W(print, default_deadline=one),
+        optional(above_zero),
+    ),
+    "health.watch(name)": (lambda one: resilient.health.watch(one).stop(), text),
+    "health.watch(limit)": (lambda one: resilient.health.watch("a", one).stop(), above_zero),
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-@examples(20)
-@given(given=ANYTHING)
-@example(given=Given(10**400))
-@example(given=Given(10**5000))
-@example(given=Given(Spiteful()))
-@example(given=Given([Spiteful()]))
-def test_a_setting_is_taken_in_its_range_and_else_refused(name: str, given: Given) -> None:
-    """Whatever is given, it is taken or refused by name, as its page says."""
+def check(name: str, value: Any) -> None:
+    """Give `value` for the setting of that name."""
     use, accepts = SETTINGS[name]
-    value = given.value
-    parameter = name.partition("(")[2].rstrip(")")
+    parameter = name.partition("(")[2].partition(")")[0]
     if accepts(value):
         use(value)
         return
@@ -461,5 +406,24 @@ def test_a_setting_is_taken_in_its_range_and_else_refused(name: str, given: Give
         use(value)
     if isinstance(caught.value, InvalidSetting):
         assert caught.value.parameter == parameter
-        assert caught.value.value is value
+        # Of several, the one that is wrong.
+        wrong = [value, *value] if isinstance(value, list | tuple | dict) else [value]
+        assert any(caught.value.value is one for one in wrong)
     assert parameter in str(caught.value)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_is_taken_in_its_range_and_else_refused(name: str) -> None:
+    """Whatever is given by mistake, it is taken or refused by name, as its page says."""
+    for value in MISTAKES:
+        check(name, value)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@examples(10)
+@given(given=ANYTHING)
+def test_a_setting_is_taken_or_refused_whatever_number_or_text_it_is(
+    name: str, given: Given
+) -> None:
+    """Numbers and texts of all sorts are taken or refused by name as well."""
+    check(name, given.value)

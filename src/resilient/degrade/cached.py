@@ -121,10 +121,9 @@ class Cached(Tier[Never]):
         if not isinstance(self._store, MemoryStore):
             timeout = settings.seconds("store_timeout", store_timeout, above_zero=True)
             self._guarded = GuardedStore.of(self._store, timeout)
+        expected = "an object with the methods of a Codec"
         self.codec = JSONCodec() if codec is None else codec
-        for method in ("encode", "decode"):
-            if not callable(getattr(self.codec, method, None)):
-                raise InvalidSetting("codec", codec, "an object with the methods of a Codec")
+        settings.having("codec", self.codec, ("encode", "decode"), expected)
         settings.text("codec.name", getattr(self.codec, "name", None))
         self.flights = Flights()
         self._key: KeyFunction | None = None

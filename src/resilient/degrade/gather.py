@@ -98,8 +98,10 @@ def _checked(parts: Mapping[str, Any], required: Collection[str]) -> bool:
     """Whether the parts are awaitables, after a check that all are of one kind."""
     if not parts:
         raise InvalidUse("gather_partial() needs at least one part, such as reviews=reviews(id)")
-    if isinstance(required, str) or not set(required) <= set(parts):
-        raise InvalidSetting("required", required, f"a set of names among {', '.join(parts)}")
+    expected = f"a set of names among {', '.join(parts)}"
+    names = settings.items("required", required, expected)
+    if not all(isinstance(name, str) and name in parts for name in names):
+        raise InvalidSetting("required", required, expected)
     awaitables = [name for name, part in parts.items() if inspect.isawaitable(part)]
     if len(awaitables) == len(parts):
         return True

@@ -87,9 +87,8 @@ class Queued(Tier[Receipt]):
         timeout: float = 5.0,
     ) -> None:
         super().__init__()
-        if not all(callable(getattr(outbox, method, None)) for method in ("register", "put")):
-            raise InvalidSetting("outbox", outbox, "an Outbox, or what has its register and put")
-        self.outbox = outbox
+        expected = "an Outbox, or what has its register and put"
+        self.outbox = settings.having("outbox", outbox, ("register", "put"), expected)
         for parameter, value in (("key", key), ("ordered_by", ordered_by)):
             if value is not None and not isinstance(value, str) and not callable(value):
                 raise InvalidSetting(parameter, value, 'a template such as "charge:{order_id}"')

@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from resilient.engine.callables import is_async_function
 from resilient.errors import InvalidSetting
@@ -17,12 +17,16 @@ __all__ = [
     "flag",
     "fraction",
     "function",
+    "having",
+    "items",
     "period",
     "plain_function",
     "seconds",
     "text",
     "word",
 ]
+
+T = TypeVar("T")
 
 
 def _number(parameter: str, value: object, expected: str) -> float:
@@ -98,14 +102,33 @@ def period(parameter: str, value: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
+def items(parameter: str, value: object, expected: str) -> tuple[Any, ...]:
+    """Return what is in `value`, if it can be gone through and is no text."""
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        try:
+            return tuple(value)
+        except Exception:  # of somebody's own kind, which raises whatever it likes
+            raise InvalidSetting(parameter, value, expected) from None
+    raise InvalidSetting(parameter, value, expected)
+
+
 def error_types(parameter: str, value: object) -> tuple[type[BaseException], ...]:
     """Return `value`, an exception class or an iterable of them, as a tuple."""
-    given = (value,) if isinstance(value, type) else value
-    if isinstance(given, Iterable) and not isinstance(given, str | bytes):
-        types = tuple(given)
-        if types and all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
-            return types
-    raise InvalidSetting(parameter, value, "an exception class or several of them")
+    expected = "an exception class or several of them"
+    types = (value,) if isinstance(value, type) else items(parameter, value, expected)
+    if types and all(isinstance(one, type) and issubclass(one, BaseException) for one in types):
+        return types
+    raise InvalidSetting(parameter, value, expected)
+
+
+def having(parameter: str, value: T, methods: Iterable[str], expected: str) -> T:
+    """Return `value` if it has all of these methods."""
+    try:
+        if all(callable(getattr(value, method, None)) for method in methods):
+            return value
+    except Exception:  # it raises when somebody looks into it
+        raise InvalidSetting(parameter, value, expected) from None
+    raise InvalidSetting(parameter, value, expected)
 
 
 def function(parameter: str, value: object) -> Callable[..., Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from resilient.engine.callables import plain_name
 from resilient.engine.isolation import isolated
+from resilient.engine import settings
 from resilient.errors import InvalidSetting
 from resilient.telemetry.logs import RESERVED
 
@@ -38,9 +39,7 @@ class _Named(NamedTuple):
 def checked_names(parameter: str, names: Any) -> tuple[str, ...]:
     """Return `names` if they are texts of which each can be the key of an event."""
     expected = "a list of names"
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        raise InvalidSetting(parameter, names, expected)
-    found = tuple(names)
+    found = settings.items(parameter, names, expected)
     for name in found:
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
             raise InvalidSetting(parameter, name, f'{expected}, such as "user_id" or "order.id"')

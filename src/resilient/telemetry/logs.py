@@ -15,7 +15,8 @@ from typing import Any, final
 
 import structlog
 
-from resilient.errors import InvalidSetting, InvalidUse
+from resilient.engine import settings
+from resilient.errors import InvalidUse
 from resilient.telemetry.swallowed import heard, is_shown, standard_logger
 
 __all__ = ["LEVELS", "RESERVED", "Log", "rendered"]
@@ -49,9 +50,7 @@ class Log:
     def __init__(self, name: str, given: Any = None) -> None:
         """Take `given`, a logger of either library, or find the one of `name` when needed."""
         if given is not None:
-            for level in LEVELS:
-                if not callable(getattr(given, level, None)):
-                    raise InvalidSetting("logger", given, "a logger, with info, warning and error")
+            settings.having("logger", given, LEVELS, "a logger, with info, warning and error")
         self._name = name
         self._given = given
         self._by_structlog = False

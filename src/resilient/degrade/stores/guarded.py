@@ -28,7 +28,7 @@ from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import Pipeline
 from resilient.engine.steps import Steps
 from resilient.engine.workers import Workers
-from resilient.errors import CallRejected, InvalidSetting
+from resilient.errors import CallRejected
 from resilient.strategies.breaker.breaker import CircuitBreaker
 from resilient.strategies.breaker.states import CLOSED, HALF_OPEN, OPEN
 from resilient.strategies.bulkhead import Bulkhead
@@ -78,9 +78,8 @@ class GuardedStore:
     @staticmethod
     def of(store: Store, seconds: float) -> GuardedStore:
         """Return the guard of `store`, the same for all caches that share it."""
-        for method in ("get", "put", "delete"):
-            if not callable(getattr(store, method, None)):
-                raise InvalidSetting("store", store, "an object with the methods of a Store")
+        expected = "an object with the methods of a Store"
+        settings.having("store", store, ("get", "put", "delete"), expected)
         key = (id(store), seconds)
         with _making:
             guarded = _guarded.get(key)

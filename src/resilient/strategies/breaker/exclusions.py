@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from resilient.engine import settings
 from resilient.engine.isolation import isolated
 from resilient.errors import InvalidSetting
 
@@ -16,9 +17,8 @@ Exclusion = type[BaseException] | Callable[[Any], bool]
 
 def checked_exclusions(exclude: Iterable[Exclusion] | None) -> list[Any]:
     """Return the exclusions, or raise `InvalidSetting` for what is none."""
-    if exclude is not None and not isinstance(exclude, Iterable):
-        raise InvalidSetting("exclude", exclude, "a list of exception types and predicates")
-    exclusions = list(exclude or ())
+    expected = "a list of exception types and predicates"
+    exclusions = list(settings.items("exclude", () if exclude is None else exclude, expected))
     for one in exclusions:
         is_error = isinstance(one, type) and issubclass(one, BaseException)
         if not is_error and (isinstance(one, type) or not callable(one)):

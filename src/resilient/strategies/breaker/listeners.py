@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import pybreaker
 
+from resilient.engine import settings
 from resilient.engine.call import Call
 from resilient.engine.isolation import isolated
 from resilient.errors import InvalidSetting
@@ -30,7 +31,10 @@ class Listeners:
         lock: AbstractContextManager[Any],
     ) -> None:
         self._lock = lock
-        self.all: tuple[Any, ...] = tuple(map(_checked, listeners or ()))
+        given = () if listeners is None else listeners
+        expected = "a list of pybreaker.CircuitBreakerListeners"
+        found = settings.items("listeners", given, expected)
+        self.all: tuple[Any, ...] = tuple(map(_checked, found))
 
     def add(self, listener: Any) -> None:
         """Tell `listener` as well from now on."""
@@ -77,10 +81,10 @@ class Listeners:
 
 def _checked(listener: Any) -> Any:
     hooks = ("before_call", "success", "failure", "state_change")
-    has_all = all(callable(getattr(listener, hook, None)) for hook in hooks)
-    if isinstance(listener, type) or not has_all:
-        raise InvalidSetting("listeners", listener, "made of pybreaker.CircuitBreakerListeners")
-    return listener
+    expected = "made of pybreaker.CircuitBreakerListeners"
+    if isinstance(listener, type):
+        raise InvalidSetting("listeners", listener, expected)
+    return settings.having("listeners", listener, hooks, expected)
 
 
 def _hears_calls(listener: Any) -> bool:
