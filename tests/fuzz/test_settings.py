@@ -340,6 +340,7 @@ SETTINGS: dict[str, Case] = {
     "RedisStore(name)": (redis_store("name"), text),
     "retry(on)": (R, optional(errors)),
     "retrying(on)": (resilient.retrying, errors),
+    "retrying(name)": (retrying("name"), optional(text)),
     "retrying(attempts)": (retrying("attempts"), optional(count)),
     "retrying(stop)": (retrying("stop"), optional(plain_function)),
     "retrying(wait)": (retrying("wait"), optional(plain_function)),

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, final
 
 from resilient.engine import clock
+from resilient.engine import settings as checks
 from resilient.engine.blocks import opening, until_attempt
 from resilient.engine.call import Call
 from resilient.engine.callables import calling_place
@@ -186,8 +187,7 @@ def retrying(on: Any = None, *, name: str | None = None, **settings: Any) -> Ret
     """
     if settings.get("on_result") is not None:
         raise InvalidUse("a block has no value for on_result to look at: decorate a function")
-    if name is None:
-        name = calling_place()
+    name = calling_place() if name is None else checks.text("name", name)
     if settings.get("budget", OWN_BUDGET) is not OWN_BUDGET:
         return Retrying(Retry(on, **settings), name)
     with _lock:
