@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -439,8 +440,42 @@ def test_a_forked_child_writes_what_is_its_own(redis: RedisServer, client: redis
     assert len(kept(client)) == 3
 
 
-@each("url", {"empty": "", "http": "http://localhost", "a number": 3})
+@each(
+    "url",
+    {
+        "empty": "",
+        "http": "http://:hunter2@localhost",
+        "a number": 3,
+        "no port": "redis://:hunter2@localhost:port",
+        "a port beyond all": "redis://:hunter2@localhost:99999999",
+        "a bracket left open": "redis://:hunter2@[::1",
+        "a database that is no number": "redis://:hunter2@localhost?db=first",
+        "an option that is no number": "redis://:hunter2@localhost?socket_timeout=long",
+        "an option that is none": "redis://:hunter2@localhost?hunter=hunter2",
+    },
+)
 def test_a_wrong_address_is_refused(url: Any) -> None:
     """What is no address of a Redis is told at once, without saying what was in it."""
-    with pytest.raises(InvalidSetting):
+    with pytest.raises(InvalidSetting) as caught:
         RedisStore(url)
+    assert caught.value.parameter == "url"
+    told = "".join(traceback.format_exception(caught.value))
+    assert "hunter2" not in told + str(caught.value.value)
+
+
+@each("options", {"unknown": {"hunter": "hunter2"}, "no file": {"ssl_ca_certs": "hunter2"}})
+def test_an_option_that_redis_py_does_not_take_is_refused(options: dict[str, Any]) -> None:
+    """It is told where it is written, by name and without its value, not by a cache that is down."""
+    with pytest.raises(InvalidSetting, match="redis-py takes") as caught:
+        RedisStore("redis://localhost", **options)
+    assert (caught.value.parameter, caught.value.value) == ("options", [*options])
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_answer_and_a_lease_may_last_longer_than_redis_counts(stores: Any) -> None:
+    """Seconds beyond all numbers of Redis are as many as it counts."""
+    store = stores()
+    store.put("for ever", b"answer", 1e308)
+    assert store.get("for ever") == b"answer"
+    assert store.claim("for ever", "mine", 1e308) == b"mine"
+    assert store.claim("for ever", "another", 1e308) == b"mine"

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 __all__ = ["RedisStore"]
 
 _SCHEMES = ("redis://", "rediss://", "unix://")
+#: An address is never shown: it may have a password in it.
+_ADDRESS = 'an address such as "redis://localhost:6379/0"'
+#: Redis counts milliseconds, in 64 bits; so many are more than anybody will see.
+_MOST_SECONDS = 1e12
 #: Takes a lease unless somebody has it, and says who has it now.
 _CLAIM = (
     "if redis.call('set', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return ARGV[1] end "
@@ -72,7 +76,7 @@ class RedisStore:
         url = settings.text("url", url)
         known = url.replace("valkey", "redis", 1) if url.startswith("valkey") else url
         if not known.startswith(_SCHEMES):
-            raise InvalidSetting("url", "...", 'an address such as "redis://localhost:6379/0"')
+            raise InvalidSetting("url", "...", _ADDRESS)
         self.namespace = settings.text("namespace", namespace)
         self.lease = settings.seconds("lease", lease, above_zero=True)
         seconds = settings.seconds("timeout", timeout, above_zero=True)
@@ -83,7 +87,15 @@ class RedisStore:
             "socket_connect_timeout": seconds,
             "retry": Retry(NoBackoff(), 1, supported_errors=(Disconnected,)),
         }
-        self._client: redis.Redis = Redis.from_url(known, **{**settled, **options})
+        try:
+            _client(Redis, known, settled)
+        except Exception:  # whose text may have a part of the address in it
+            raise InvalidSetting("url", "...", _ADDRESS) from None
+        try:
+            self._client = _client(Redis, known, {**settled, **options})
+        except Exception as error:
+            expected = f"what redis-py takes, and not {type(error).__name__}"
+            raise InvalidSetting("options", sorted(options), expected) from None
 
     def __repr__(self) -> str:
         return f"RedisStore(namespace={self.namespace!r})"
@@ -94,7 +106,7 @@ class RedisStore:
 
     def put(self, name: str, data: bytes, ttl: float) -> None:
         """Keep `data` under `name` for `ttl` seconds."""
-        self._client.set(self._key(name), data, px=max(1, round(ttl * 1000)))
+        self._client.set(self._key(name), data, px=_milliseconds(ttl))
 
     def delete(self, name: str) -> None:
         """Forget what is under `name`."""
@@ -102,8 +114,8 @@ class RedisStore:
 
     def claim(self, name: str, token: str, seconds: float) -> Any:
         """Take `name` for at most `seconds` unless somebody has it; return the token of who has."""
-        milliseconds = max(1, round(seconds * 1000))
-        return self._client.eval(_CLAIM, 1, f"{self._key(name)}:lease", token, milliseconds)
+        lease = f"{self._key(name)}:lease"
+        return self._client.eval(_CLAIM, 1, lease, token, _milliseconds(seconds))
 
     def release(self, name: str, token: str) -> None:
         """Give `name` back, if it is still taken under `token`."""
@@ -115,3 +127,15 @@ class RedisStore:
 
     def _key(self, name: str) -> str:
         return f"{self.namespace}:{name}"
+
+
+def _client(kind: type[redis.Redis], url: str, settled: dict[str, Any]) -> redis.Redis:
+    """Return a client that could be made a connection of; none is made yet."""
+    client: redis.Redis = kind.from_url(url, **settled)
+    pool = client.connection_pool
+    pool.connection_class(**pool.connection_kwargs)
+    return client
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(min(seconds, _MOST_SECONDS) * 1000))
