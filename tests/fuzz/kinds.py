@@ -166,7 +166,7 @@ def count_or_zero(value: Any) -> bool:
 
 
 def text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return isinstance(value, str) and bool(value.strip()) and "\ud800" not in value
 
 
 def function(value: Any) -> bool:
@@ -191,6 +191,15 @@ def nothing(value: Any) -> bool:
 
 def is_copyable(value: Any) -> bool:
     return not isinstance(value, Unwilling)
+
+
+def is_host(value: Any) -> bool:
+    if not text(value) or "\0" in value:
+        return False
+    try:
+        return value.isascii() or bool(value.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def port(value: Any) -> bool:

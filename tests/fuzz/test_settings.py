@@ -71,7 +71,7 @@ def named(use: Callable[[Any, Any], object], *, fresh: bool = False) -> Callable
 
     def used(value: Any) -> object:
         number = next(names)
-        name = value if not isinstance(value, str) or not value.strip() else f"{value} {number}"
+        name = f"{value} {number}" if text(value) else value
         return use(f"generated {number}" if fresh else name, value)
 
     return used

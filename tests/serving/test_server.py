@@ -88,6 +88,13 @@ def test_metrics_can_be_read_by_prometheus(server: Server) -> None:
     assert found["resilient_call_duration_seconds_count", None] == 3
 
 
+def test_a_name_that_no_page_could_show_is_refused_where_it_is_given(server: Server) -> None:
+    """One label that cannot be encoded would take all metrics away, of everybody."""
+    with pytest.raises(InvalidSetting, match="UTF-8"):
+        circuit_breaker("half of a pair: \ud83d")
+    assert ask(server, "/metrics")[0] == 200
+
+
 def test_metrics_are_given_as_openmetrics_to_who_asks(server: Server) -> None:
     """A scraper that accepts OpenMetrics gets it."""
     accept = "application/openmetrics-text; version=1.0.0"

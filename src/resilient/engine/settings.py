@@ -70,9 +70,13 @@ def fraction(parameter: str, value: object) -> float:
 
 
 def text(parameter: str, value: object) -> str:
-    """Return `value` if it is a string with something in it."""
+    """Return `value` if it is a string with something in it, which can be written down."""
     if not isinstance(value, str) or not value.strip():
         raise InvalidSetting(parameter, value, "a string that is not empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # as a label it would break the page with all metrics
+        raise InvalidSetting(parameter, value, "a string that UTF-8 can encode") from None
     return value
 
 
