@@ -36,6 +36,9 @@ def asgi_app(*, registry: CollectorRegistry = REGISTRY) -> ASGIApp:
     Arguments:
         registry: Where Prometheus's metrics come from; prometheus-client's default one.
 
+    Raises:
+        InvalidSetting: If `registry` is none.
+
     Example:
         >>> import resilient
         >>> from starlette.applications import Starlette

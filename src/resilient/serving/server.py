@@ -63,8 +63,8 @@ def serve(
         The server, with its `port` and `close()`.
 
     Raises:
-        InvalidSetting: If the port is no port.
-        OSError: If the port is taken.
+        InvalidSetting: If the port is no port, or the host no name or address.
+        OSError: If the port is taken, or the host is not this machine.
 
     Example:
         >>> import resilient
@@ -81,7 +81,10 @@ def serve(
     class Pages(_Pages):
         metrics = registry
 
-    server = ThreadingHTTPServer((host, port), Pages)
+    try:
+        server = ThreadingHTTPServer((host, port), Pages)
+    except (TypeError, ValueError):  # no name that could be looked up
+        raise InvalidSetting("host", host, "a name or an address of this machine") from None
     server.daemon_threads = True
     return Server(server)
 

@@ -24,6 +24,9 @@ def wsgi_app(*, registry: CollectorRegistry = REGISTRY) -> WSGIApplication:
     Arguments:
         registry: Where Prometheus's metrics come from; prometheus-client's default one.
 
+    Raises:
+        InvalidSetting: If `registry` is none.
+
     Example:
         >>> import resilient
         >>> from flask import Flask

@@ -50,7 +50,7 @@ def register_metrics(
             unless given. So much is lost at the most when a process is killed.
 
     Raises:
-        InvalidSetting: If `publish_every` is not above 0.
+        InvalidSetting: If `registry` is none, or `publish_every` is not above 0.
 
     Example:
         >>> from prometheus_client import CollectorRegistry, generate_latest
@@ -60,6 +60,8 @@ def register_metrics(
         >>> b"resilient_calls_total" in generate_latest(registry)
         True
     """
+    expected = "a CollectorRegistry of prometheus-client"
+    settings.having("registry", registry, ("register", "unregister", "collect"), expected)
     if publish_every is not None:
         settings.seconds("publish_every", publish_every, above_zero=True)
     if processes.are_many():
