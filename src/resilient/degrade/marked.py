@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from resilient.degrade.degradations import Degradation, degradation_scope
+from resilient.engine import settings
 from resilient.engine.callables import code_of, is_async_function, plain_name
 from resilient.errors import InvalidUse
 
@@ -58,6 +59,7 @@ def marked(function: Callable[P, Any]) -> Callable[P, Any]:
         function: What is called, plain or asynchronous.
 
     Raises:
+        InvalidSetting: If it cannot be called.
         InvalidUse: If it is a generator, whose answer goes on after it has been returned.
 
     Example:
@@ -73,6 +75,7 @@ def marked(function: Callable[P, Any]) -> Callable[P, Any]:
     Where the rule comes from: a stale answer says so, as `Age` and `Warning` did in HTTP caching
     (RFC 7234).
     """
+    settings.function("function", function)
     code = code_of(function)
     if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
         raise InvalidUse(

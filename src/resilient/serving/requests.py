@@ -47,6 +47,7 @@ class Middleware(Generic[App]):
         default_deadline: float | None = None,
         request_id_header: str | None = "X-Request-ID",
     ) -> None:
+        settings.function("app", app)
         self.app = app
         if default_deadline is not None:
             settings.seconds("default_deadline", default_deadline, above_zero=True)
