@@ -118,6 +118,12 @@ def served(**settings: Any) -> None:
         resilient.serve(**{"port": 0, "registry": CollectorRegistry(), **settings}).close()
 
 
+def heard(listener: Any) -> None:
+    """Have the library's events told, for a moment."""
+    resilient.subscribe(listener)
+    resilient.unsubscribe(listener)
+
+
 def told_to_end(timeout: Any) -> None:
     """Have the process drain when it is told to end, for a moment."""
     before = signal.getsignal(signal.SIGTERM)
@@ -401,6 +407,7 @@ SETTINGS: dict[str, Case] = {
         lambda one: W(print, default_deadline=one),
         optional(above_zero),
     ),
+    "subscribe(listener)": (heard, plain_function),
     "health.watch(name)": (lambda one: resilient.health.watch(one).stop(), text),
     "health.watch(limit)": (lambda one: resilient.health.watch("a", one).stop(), above_zero),
 }

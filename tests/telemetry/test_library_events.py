@@ -367,6 +367,33 @@ def test_a_summary_has_nothing_of_the_call_during_which_it_is_told(
     assert seen[-1]["request_id"] == "r1"
 
 
+class Uncomparable:
+    """A listener that comes back, and raises, when it is compared with another."""
+
+    def __call__(self, name: str, fields: Any) -> None: ...
+
+    def __eq__(self, other: object) -> bool:
+        subscribe(_nobody)  # which waits for any lock that is held meanwhile
+        raise RuntimeError("incomparable")
+
+    __hash__ = object.__hash__
+
+
+def _nobody(_name: str, _fields: Any) -> None: ...
+
+
+def test_a_listener_that_cannot_be_compared_keeps_nobody_from_leaving() -> None:
+    """Others are unsubscribed while it listens, and it is itself, by being the same object."""
+    odd, told = Uncomparable(), Uncomparable().__call__
+    subscribe(odd)
+    subscribe(told)
+    unsubscribe(told)
+    unsubscribe(odd)
+    unsubscribe(_nobody)
+    left = {id(one) for one in signals._listeners}
+    assert not left & {id(odd), id(told), id(_nobody)}
+
+
 def test_a_listener_is_told_of_each_one(logs: list[Any], virtual_time: VirtualTime) -> None:
     """The first at once, and what an open circuit turns away in sums of a quarter of a second."""
     heard: list[tuple[str, int]] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from resilient.engine.isolation import report_broken, reporters
+from resilient.engine.isolation import isolated, report_broken, reporters
 from resilient.errors import ResilientError
 
 __all__ = ["Listener", "begin_with", "emit", "replace", "subscribe", "unsubscribe"]
@@ -28,6 +28,9 @@ def subscribe(listener: Listener) -> None:
     Arguments:
         listener: A function of the event's name and its key-values, as listed under "Events".
 
+    Raises:
+        InvalidSetting: If it cannot be called, or is asynchronous.
+
     Example:
         >>> from resilient import subscribe, unsubscribe, with_fallback
         >>> def count(name, fields):
@@ -42,8 +45,10 @@ def subscribe(listener: Listener) -> None:
         >>> unsubscribe(count)
     """
     global _listeners
+    from resilient.engine import settings
     from resilient.engine.locks import subscribing
 
+    settings.plain_function("listener", listener)
     with subscribing:
         _listeners = (*_listeners, listener)
 
@@ -63,8 +68,14 @@ def unsubscribe(listener: Listener) -> None:
     global _listeners
     from resilient.engine.locks import subscribing
 
+    # Comparing is code of theirs, which may raise or come back here.
+    unwanted = [one for one in _listeners if isolated("listener", False, _equal, one, listener)]
     with subscribing:
-        _listeners = tuple(one for one in _listeners if one != listener)
+        _listeners = tuple(one for one in _listeners if not any(one is two for two in unwanted))
+
+
+def _equal(one: object, another: object) -> bool:
+    return one is another or bool(one == another)
 
 
 def begin_with(listener: Listener) -> None:
