@@ -227,6 +227,10 @@ def exclusions(value: Any) -> bool:
     return isinstance(value, list | tuple) and all(map(is_exclusion, value))
 
 
+def is_type(value: Any) -> bool:
+    return value is None or isinstance(value, type)
+
+
 def is_template(value: Any) -> bool:
     return value is None or isinstance(value, str) or callable(value)
 

@@ -10,7 +10,6 @@ is never taken.
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import signal
 from collections.abc import Callable
@@ -18,7 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pybreaker
 import pytest
 from hypothesis import given
 from prometheus_client import CollectorRegistry
@@ -33,9 +31,9 @@ from tests.fuzz.kinds import (
     count,
     count_or_zero,
     errors,
+    exclusions,
     flag,
     fraction,
-    exclusions,
     function,
     has_none,
     is_copyable,
@@ -44,6 +42,7 @@ from tests.fuzz.kinds import (
     is_host,
     is_path,
     is_template,
+    is_type,
     none,
     nothing,
     optional,
@@ -122,6 +121,18 @@ def heard(listener: Any) -> None:
     """Have the library's events told, for a moment."""
     resilient.subscribe(listener)
     resilient.unsubscribe(listener)
+
+
+def started(value: Any) -> None:
+    """Say that startup is done, or not, and take it back."""
+    resilient.health.started(value)
+    resilient.health.started(False)
+
+
+def details_shown(value: Any) -> None:
+    """Show the texts of errors, or hide them, and hide them again."""
+    resilient.health.show_details(value)
+    resilient.health.show_details(False)
 
 
 def told_to_end(timeout: Any) -> None:
@@ -408,6 +419,11 @@ SETTINGS: dict[str, Case] = {
         optional(above_zero),
     ),
     "subscribe(listener)": (heard, plain_function),
+    "health.started(value)": (started, flag),
+    "health.show_details(value)": (details_shown, flag),
+    "health.remove(name)": (resilient.health.remove, nothing),
+    "MsgspecCodec(type)": (resilient.MsgspecCodec, is_type),
+    "Pipeline(strategies)": (resilient.Pipeline, nothing),
     "health.watch(name)": (lambda one: resilient.health.watch(one).stop(), text),
     "health.watch(limit)": (lambda one: resilient.health.watch("a", one).stop(), above_zero),
 }

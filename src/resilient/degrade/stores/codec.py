@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, final
 
 from resilient.engine.strategy import Target
-from resilient.errors import InvalidUse
+from resilient.errors import InvalidSetting, InvalidUse
 
 __all__ = ["Codec", "JSONCodec", "MsgspecCodec"]
 
@@ -88,6 +88,7 @@ class MsgspecCodec:
             What does not fit it when it is read, such as a struct of an older shape, is no answer.
 
     Raises:
+        InvalidSetting: If `type` is none that msgspec knows.
         InvalidUse: Without msgspec (`pip install "resilient-calls[msgspec]"`), or when decorating a
             function that does not say what it returns.
 
@@ -100,7 +101,6 @@ class MsgspecCodec:
 
     def __init__(self, type: Any = None) -> None:  # noqa: A002 - what it is
         self.type = type
-        self.name = f"msgspec:{type!r}"
         try:
             from msgspec import msgpack
         except ImportError as missing:
@@ -108,7 +108,13 @@ class MsgspecCodec:
                 'MsgspecCodec needs msgspec: pip install "resilient-calls[msgspec]"'
             ) from missing
         self._encode: Callable[[Any], bytes] = msgpack.Encoder().encode
-        self._decode: Callable[[bytes], Any] = msgpack.Decoder(Any if type is None else type).decode
+        try:
+            decoder = msgpack.Decoder(Any if type is None else type)
+        except Exception:  # msgspec's own, or that of a type that cannot be shown
+            expected = "a type that msgspec knows how to read"
+            raise InvalidSetting("type", type, expected) from None
+        self._decode: Callable[[bytes], Any] = decoder.decode
+        self.name = f"msgspec:{type!r}"
 
     def encode(self, value: Any) -> bytes:
         """Return `value` as MessagePack."""

@@ -14,7 +14,7 @@ from resilient.engine.names import Names
 from resilient.engine.outcome import Outcome
 from resilient.engine.prober import Prober, is_well
 from resilient.engine.reported import Condition, Reading, Reported
-from resilient.errors import InvalidUse
+from resilient.errors import InvalidUse, shown
 from resilient.telemetry.health.details import described
 from resilient.telemetry.health.report import Status
 
@@ -111,7 +111,7 @@ def remove(name: str) -> None:
         InvalidUse: If there is none of that name.
     """
     if not _checks.remove(name):
-        raise InvalidUse(f"there is no health check named {name!r}")
+        raise InvalidUse(f"there is no health check of the name {shown(name)}")
 
 
 def begin_checks(*, here: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, final
 
+from resilient.engine import settings
 from resilient.engine.isolation import isolated
 
 __all__ = ["described", "show_details"]
@@ -23,12 +24,15 @@ def show_details(value: bool = True) -> None:
     Arguments:
         value: False to hide them again, which is how it begins.
 
+    Raises:
+        InvalidSetting: If it is neither True nor False.
+
     Example:
         >>> from resilient import health
         >>> health.show_details()
         >>> health.show_details(False)
     """
-    _Shown.texts = value
+    _Shown.texts = settings.flag("value", value)
 
 
 def described(error: Exception | None) -> dict[str, Any]:

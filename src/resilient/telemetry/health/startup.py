@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
+from resilient.engine import settings
 from resilient.telemetry.health.checks import begin_checks
 from resilient.telemetry.health.report import Report
 
@@ -23,6 +24,9 @@ def started(value: bool = True) -> None:
     Arguments:
         value: False to take it back.
 
+    Raises:
+        InvalidSetting: If it is neither True nor False.
+
     Example:
         >>> from resilient import health
         >>> health.startup().status
@@ -32,7 +36,7 @@ def started(value: bool = True) -> None:
         'pass'
         >>> health.started(False)
     """
-    _Process.started = value
+    _Process.started = settings.flag("value", value)
     begin_checks(here=True)
 
 
