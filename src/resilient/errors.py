@@ -53,7 +53,7 @@ def _restored(cls: type[ResilientError], args: tuple[Any, ...], state: dict[str,
 _MOST_SHOWN = 200
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """Return the text of whatever somebody has given, also of what has none."""
     try:
         text = repr(value)
@@ -188,7 +188,7 @@ class InvalidSetting(ResilientError, ValueError):
     """
 
     def __init__(self, parameter: str, value: object, expected: str) -> None:
-        super().__init__(f"{parameter}={_shown(value)}: {parameter} must be {expected}")
+        super().__init__(f"{parameter}={shown(value)}: {parameter} must be {expected}")
         self.parameter = parameter
         self.value = value
         self.expected = expected
@@ -200,7 +200,7 @@ class InvalidSetting(ResilientError, ValueError):
         try:
             pickle.dumps(self.value)
         except Exception:  # what was given cannot be pickled, such as a lock: its text can
-            state["value"] = _shown(self.value)
+            state["value"] = shown(self.value)
         return restored, (cls, args, state)
 
 

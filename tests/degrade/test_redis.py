@@ -465,7 +465,7 @@ def test_a_wrong_address_is_refused(url: Any) -> None:
 
 @each("options", {"unknown": {"hunter": "hunter2"}, "no file": {"ssl_ca_certs": "hunter2"}})
 def test_an_option_that_redis_py_does_not_take_is_refused(options: dict[str, Any]) -> None:
-    """It is told where it is written, by name and without its value, not by a cache that is down."""
+    """It is told where it is written, by name and without its value."""
     with pytest.raises(InvalidSetting, match="redis-py takes") as caught:
         RedisStore("redis://localhost", **options)
     assert (caught.value.parameter, caught.value.value) == ("options", [*options])

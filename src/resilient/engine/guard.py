@@ -20,7 +20,7 @@ from resilient.engine.lanes import async_lane, sync_lane
 from resilient.engine.pipeline import Pipeline
 from resilient.engine.strategy import Strategy, Target
 from resilient.engine.streams import async_stream, sync_stream
-from resilient.errors import InvalidUse
+from resilient.errors import InvalidUse, shown
 
 __all__ = ["guard", "guarded_functions", "pipeline_of"]
 
@@ -75,7 +75,7 @@ def guard(
         is_failure = is_failure or known.pipeline.judge
         function = known.function
     if not callable(function):
-        raise InvalidUse(f"{function!r} cannot be called, and so cannot be guarded")
+        raise InvalidUse(f"{shown(function)} cannot be called, and so cannot be guarded")
     if inspect.isclass(function):
         raise InvalidUse(
             f"{function.__qualname__} is a class; guard a function that creates its instances"

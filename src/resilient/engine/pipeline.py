@@ -26,7 +26,7 @@ from resilient.engine.refusals import Refusals, Refuse, refusals_of
 from resilient.engine.steps import Proceed, Steps
 from resilient.engine.strategy import Strategy
 from resilient.engine.watching import watching
-from resilient.errors import CallRejected, CallTimeout, InvalidUse, refusal_in
+from resilient.errors import CallRejected, CallTimeout, InvalidUse, refusal_in, shown
 
 __all__ = ["JOURNAL_SIZE", "Lane", "Pipeline"]
 
@@ -113,7 +113,10 @@ class Pipeline:
     ) -> None:
         for strategy in strategies:
             if not isinstance(strategy, Strategy):
-                raise InvalidUse(f"a pipeline is made of strategies, and {strategy!r} is none")
+                raise InvalidUse(
+                    "a pipeline is made of strategies, such as timeout(2), and "
+                    f"{shown(strategy)} is none"
+                )
         self.strategies = strategies
         self._given_name = name if name is None else settings.text("name", name)
         if name is None:

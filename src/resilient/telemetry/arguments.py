@@ -9,9 +9,9 @@ from contextlib import suppress
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from resilient.engine import settings
 from resilient.engine.callables import plain_name
 from resilient.engine.isolation import isolated
-from resilient.engine import settings
 from resilient.errors import InvalidSetting
 from resilient.telemetry.logs import RESERVED
 

@@ -19,7 +19,7 @@ from resilient.engine.callables import (
 )
 from resilient.engine.guard import pipeline_of
 from resilient.engine.pipeline import Pipeline
-from resilient.errors import InvalidSetting, InvalidUse
+from resilient.errors import InvalidSetting, InvalidUse, shown
 from resilient.telemetry.arguments import Arguments, checked_names, named_arguments
 from resilient.telemetry.logs import Log
 from resilient.telemetry.observation import BusinessEvent, Observation
@@ -122,7 +122,7 @@ class Observe:
         if isinstance(function, classmethod | staticmethod):
             return cast("Callable[P, R]", type(function)(self(function.__func__)))
         if inspect.isclass(function) or not callable(function):
-            raise InvalidUse(f"{function!r} is no function, and so cannot be observed")
+            raise InvalidUse(f"{shown(function)} is no function, and so cannot be observed")
         if makes_a_block(function):
             raise InvalidUse(
                 f"{plain_name(function)} makes a context manager, which has done nothing yet when "

@@ -10,7 +10,7 @@ from typing import Any
 from resilient.engine import clock, faults, settings
 from resilient.engine.callables import is_async_function
 from resilient.engine.measures import Measures, all_measures
-from resilient.errors import InvalidSetting, InvalidUse
+from resilient.errors import InvalidSetting, InvalidUse, shown
 
 __all__ = ["fail", "pass_through"]
 
@@ -56,7 +56,7 @@ def fail(
     known = [measures for measures in all_measures() if measures.name == dependency]
     if not known or not list(known[0].pipelines):
         names = ", ".join(one.name for one in all_measures()) or "none"
-        raise InvalidUse(f"nothing is guarded under {dependency!r}; there is: {names}")
+        raise InvalidUse(f"nothing is guarded under {shown(dependency)}; there is: {names}")
     if dependency in faults.active:
         raise InvalidUse(f"there is a fault for {dependency!r} already")
     faults.active[dependency] = _fault(error, times, after)
