@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import signal
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -14,6 +16,26 @@ from resilient import register_metrics
 def each(names: str, cases: Mapping[str, Any]) -> pytest.MarkDecorator:
     """Run a test with each of `cases`, which have a name each."""
     return pytest.mark.parametrize(names, list(cases.values()), ids=list(cases))
+
+
+class Interrupted(Exception):
+    """A signal has come, which ends whatever the main thread waits for."""
+
+
+@contextmanager
+def interrupted_after(seconds: float) -> Generator[None]:
+    """A block of the main thread in which waiting ends by `Interrupted`."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Scripted:

@@ -9,6 +9,7 @@ import pytest
 
 from resilient.engine import clock
 from resilient.testing import VirtualTime
+from tests.doubles import Interrupted, interrupted_after
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, SystemExit, asyncio.CancelledError])
@@ -31,3 +32,23 @@ def test_what_is_due_waits_while_another_clock_is_in_place() -> None:
         clock.system.later(0.0, called.set)
         assert not called.wait(0.15)
     assert called.wait(10)
+
+
+def test_a_sleep_may_be_longer_than_the_platform_counts() -> None:
+    """It is as long as the platform can, and no error of its."""
+    with interrupted_after(0.01), pytest.raises(Interrupted):
+        clock.system.sleep(1e308)
+
+
+def test_a_coroutine_may_have_more_time_than_the_platform_counts() -> None:
+    """On the loop of another thread, it is back when it has ended."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        found = clock.system.run_coroutine(asyncio.sleep(0, "answer"), loop, 1e308)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+    assert found == "answer"

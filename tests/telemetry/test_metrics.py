@@ -30,10 +30,11 @@ from resilient import (
 from resilient.engine.isolation import broken
 from resilient.engine.measures import Histogram
 from resilient.engine.reported import Reading, Reported
-from resilient.telemetry import metrics
+from resilient.telemetry import metrics, processes
 from resilient.telemetry.metrics import exposition
+from resilient.telemetry.processes import Publisher
 from resilient.testing import VirtualTime
-from tests.doubles import Scripted, each, series
+from tests.doubles import Interrupted, Scripted, each, interrupted_after, series
 
 FORMATS = {
     "text": ("text/plain", parse_text),
@@ -291,3 +292,16 @@ def test_a_block_that_outlives_the_clock_of_its_test_took_no_negative_time() -> 
     seen = series("outlives its clock")
     assert seen["resilient_call_duration_seconds_count"] == 1
     assert seen["resilient_call_duration_seconds_sum"] == 0
+
+
+def test_counts_may_be_written_less_often_than_the_platform_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The thread that writes them waits for as long as it can, and does not end."""
+    monkeypatch.setattr(processes, "FIRST", 0.0)
+    publisher = Publisher()
+    publisher._thread = threading.current_thread()  # it runs already, for all that it knows
+    publisher.start(1e308)
+    publisher._thread = None
+    with interrupted_after(0.01), pytest.raises(Interrupted):
+        publisher._run()

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from resilient.engine.waiting import Waiter
     from resilient.engine.workers import Workers
 
-__all__ = ["Clock", "SystemClock", "Timer", "current", "followers", "install", "now"]
+__all__ = ["LONGEST", "Clock", "SystemClock", "Timer", "current", "followers", "install", "now"]
+
+#: The most seconds that anything waits at once: platforms count no further, and nobody lives to it.
+LONGEST = min(1e9, threading.TIMEOUT_MAX)
 
 
 class Timer(Protocol):
@@ -142,12 +145,12 @@ class SystemClock:
         """Wait for `lock`, in pieces that the platform's longest wait allows."""
         if seconds is None:
             return lock.acquire()
-        return lock.acquire(timeout=min(max(seconds, 0.0), threading.TIMEOUT_MAX))
+        return lock.acquire(timeout=min(max(seconds, 0.0), LONGEST))
 
     def sleep(self, seconds: float, /) -> None:
         """Sleep; not at all for no time, which costs more than most calls."""
         if seconds > 0:
-            time.sleep(seconds)
+            time.sleep(min(seconds, LONGEST))
 
     def wait(self, waiter: Waiter, until: float | None) -> bool:
         """Block on a lock that the waking releases."""
@@ -191,7 +194,7 @@ class SystemClock:
         if loop is not None and loop.is_running():
             future = asyncio.run_coroutine_threadsafe(limited, loop)
             try:
-                return future.result(seconds + 1)
+                return future.result(min(seconds + 1, LONGEST))
             finally:
                 future.cancel()
                 # A loop that is blocked, or ends first, never comes to it.
@@ -252,7 +255,7 @@ class SystemClock:
                     continue
                 wait = self._due[0][0] - time.monotonic()
                 if wait > 0:
-                    self._changed.wait(min(wait, threading.TIMEOUT_MAX))
+                    self._changed.wait(min(wait, LONGEST))
                     continue
                 callback = heappop(self._due)[2].callback
             if callback is not None:

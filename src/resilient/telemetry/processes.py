@@ -21,7 +21,7 @@ from typing import Any, final
 from prometheus_client import CollectorRegistry, Metric, values
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from resilient.engine import signals
+from resilient.engine import clock, signals
 from resilient.engine.isolation import isolated
 from resilient.engine.locks import new_lock
 from resilient.engine.measures import Histogram
@@ -121,7 +121,7 @@ class Publisher:
         """Write each `every` seconds from now on, in forked children too."""
         with self._lock:
             if every is not None:
-                self._every = every
+                self._every = min(every, clock.LONGEST)
             if self._thread is not None:
                 return
             self._begin_locked()

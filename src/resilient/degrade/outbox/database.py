@@ -62,6 +62,8 @@ SCHEMA = (
 #: In half of it fits the log of changes, until it is begun anew; then the file may grow as much.
 RESERVE, RESERVED_PART = 8 * 1024 * 1024, 1 / 8
 _PAGE = 4096
+#: SQLite counts milliseconds, in 31 bits.
+_MOST_PATIENCE = 1e6
 #: With so many times the reserve free, it is looked at once a second.
 PLENTY = 16
 
@@ -80,7 +82,7 @@ class Database:
 
     def __init__(self, path: Path, patience: float) -> None:
         self.path = path
-        self.patience = patience
+        self.patience = min(patience, _MOST_PATIENCE)
         self._lock = new_lock()
         self._connection: sqlite3.Connection | None = None
         self._process = 0

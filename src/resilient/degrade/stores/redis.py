@@ -17,6 +17,8 @@ _SCHEMES = ("redis://", "rediss://", "unix://")
 _ADDRESS = 'an address such as "redis://localhost:6379/0"'
 #: Redis counts milliseconds, in 64 bits; so many are more than anybody will see.
 _MOST_SECONDS = 1e12
+#: The most seconds for a socket; the platform's own limit is beyond anybody's patience, too.
+_LONGEST = 1e6
 #: Takes a lease unless somebody has it, and says who has it now.
 _CLAIM = (
     "if redis.call('set', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return ARGV[1] end "
@@ -79,7 +81,7 @@ class RedisStore:
             raise InvalidSetting("url", "...", _ADDRESS)
         self.namespace = settings.text("namespace", namespace)
         self.lease = settings.seconds("lease", lease, above_zero=True)
-        seconds = settings.seconds("timeout", timeout, above_zero=True)
+        seconds = min(settings.seconds("timeout", timeout, above_zero=True), _LONGEST)
         self.name = settings.text("name", name)
         # One further attempt, at once: a connection of before a restart is dead, and only that.
         settled = {
