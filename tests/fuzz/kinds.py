@@ -153,6 +153,14 @@ def count(value: Any) -> bool:
     return count_or_zero(value) and value >= 1
 
 
+def few(value: Any) -> bool:
+    return count(value) and value <= 10_000
+
+
+def is_string(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def places(value: Any) -> bool:
     return count(value) and value <= 1_000_000
 

@@ -10,9 +10,10 @@ is never taken.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from tests.fuzz.kinds import (
     count_or_zero,
     errors,
     exclusions,
+    few,
     flag,
     fraction,
     function,
@@ -41,6 +43,7 @@ from tests.fuzz.kinds import (
     is_header,
     is_host,
     is_path,
+    is_string,
     is_template,
     is_type,
     none,
@@ -123,6 +126,18 @@ def heard(listener: Any) -> None:
     resilient.unsubscribe(listener)
 
 
+def stopped(outbox: resilient.Outbox, timeout: Any) -> None:
+    """Begin to make calls in the background, and stop."""
+    outbox.start()
+    outbox.stop(timeout)
+
+
+def worked(outbox: resilient.Outbox, stop_within: Any) -> None:
+    """Make calls in the background for a moment."""
+    with outbox.worker(stop_within=stop_within):
+        pass
+
+
 def started(value: Any) -> None:
     """Say that startup is done, or not, and take it back."""
     resilient.health.started(value)
@@ -152,6 +167,30 @@ def checked(name: Any, **settings: Any) -> None:
 
 def health_check(parameter: str) -> Callable[[Any], object]:
     return named(lambda name, one: checked(name, **{parameter: one}), fresh=True)
+
+
+def with_outbox(use: Callable[[resilient.Outbox, Any], object]) -> Callable[[Any], object]:
+    """Return `use` of a value, with an outbox in a file of its own."""
+
+    def used(value: Any) -> None:
+        try:
+            use(FILLED[0], value)
+        finally:
+            FILLED[0].stop()
+
+    return used
+
+
+#: The outbox of this module, while it runs.
+FILLED: list[resilient.Outbox] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    file = tmp_path_factory.mktemp("fuzz") / "outbox.db"
+    FILLED[:] = [resilient.Outbox(file, name="of generated calls")]
+    yield
+    FILLED.pop().close()
 
 
 OUTBOX = resilient.Outbox(Path(__file__).parent / "never.db", name="of generated settings")
@@ -330,6 +369,25 @@ SETTINGS: dict[str, Case] = {
     "Outbox(patience)": (outbox("patience"), above_zero),
     "Outbox(warn_waiting)": (outbox("warn_waiting"), count_or_zero),
     "Outbox(warn_oldest)": (outbox("warn_oldest"), seconds),
+    "Outbox.put(call)": (with_outbox(resilient.Outbox.put), nothing),
+    "Outbox.pending(limit)": (with_outbox(resilient.Outbox.pending), count_or_zero),
+    "Outbox.dead(limit)": (with_outbox(resilient.Outbox.dead), count_or_zero),
+    "Outbox.find(call_id)": (with_outbox(resilient.Outbox.find), is_string),
+    "Outbox.retry(call_id)": (with_outbox(resilient.Outbox.retry), optional(is_string)),
+    "Outbox.drop(call_id)": (with_outbox(resilient.Outbox.drop), optional(is_string)),
+    "Outbox.drain(timeout)": (with_outbox(resilient.Outbox.drain), optional(seconds)),
+    "Outbox.start(concurrency)": (with_outbox(resilient.Outbox.start), few),
+    "Outbox.stop(timeout)": (with_outbox(resilient.Outbox.stop), seconds),
+    "Outbox.stop(timeout) while it runs": (with_outbox(stopped), seconds),
+    "Outbox.worker(stop_within)": (with_outbox(worked), seconds),
+    "Outbox.run(concurrency)": (
+        with_outbox(lambda box, one: asyncio.run(box.run(until_empty=True, concurrency=one))),
+        few,
+    ),
+    "Outbox.run(stop_within)": (
+        with_outbox(lambda box, one: asyncio.run(box.run(until_empty=True, stop_within=one))),
+        seconds,
+    ),
     "queued(outbox)": (resilient.queued, nothing),
     "failover_to(switch_after)": (lambda one: T(len, switch_after=one), count),
     "failover_to(return_after)": (lambda one: T(len, return_after=one), above_zero),

@@ -519,6 +519,45 @@ def test_a_wrong_setting_is_told_when_constructing(settings: Any, tmp_path: Path
         Outbox(**given)
 
 
+@each(
+    "file",
+    {
+        "too long": "x" * 5000,
+        "in a folder of too long a name": "x" * 5000 + "/outbox.db",
+        "with a character that no name has": "out\0box.db",
+        "with half a character": "out\ud800box.db",
+    },
+)
+def test_a_file_that_there_cannot_be_is_told_when_constructing(file: str) -> None:
+    """Not when the first call is put, and by an error of ours."""
+    with pytest.raises(InvalidSetting, match="the name of a file") as caught:
+        Outbox(f"sqlite:///{file}")
+    assert caught.value.parameter == "url"
+
+
+def test_one_may_wait_longer_for_others_than_sqlite_counts(make_outbox: MakeOutbox) -> None:
+    """The patience is as long as SQLite can, and the file is used as ever."""
+    outbox = make_outbox(patience=1e308)
+    outbox.put(NewCall("charge", NOTHING))
+    assert len(outbox.pending()) == 1
+
+
+@each(
+    "changes",
+    {
+        "name": {"name": "\ud800"},
+        "arguments": {"arguments": b"{}"},
+        "key": {"key": "\ud800"},
+        "order": {"ordered_by": 5},
+    },
+)
+def test_a_call_that_is_no_text_is_refused(outbox: Outbox, changes: dict[str, Any]) -> None:
+    """It is told by an error of ours, and nothing is kept."""
+    with pytest.raises(InvalidSetting, match="call"):
+        outbox.put(NewCall(**{"name": "charge", "arguments": NOTHING, **changes}))
+    assert outbox.pending() == []
+
+
 def test_two_outboxes_of_one_name_are_refused(tmp_path: Path) -> None:
     """Their series would be one."""
     outbox = Outbox(tmp_path / "outbox.db", name="the only one")

@@ -12,6 +12,7 @@ from pathlib import Path
 from resilient.degrade.outbox.calls import NewCall, QueuedCall, Receipt
 from resilient.degrade.outbox.database import Database
 from resilient.degrade.outbox.depth import condition_of, readings_of
+from resilient.degrade.outbox.given import at_once, can_be_kept, number_of, path_of
 from resilient.degrade.outbox.replay import Replay, add_replay
 from resilient.degrade.outbox.table import Depth, Table
 from resilient.degrade.outbox.worker import Worker
@@ -95,7 +96,7 @@ class Outbox(Reported):
         warn_waiting: int = 1000,
         warn_oldest: float = 3600.0,
     ) -> None:
-        self.path = _path_of(url)
+        self.path = path_of(url)
         self.name = settings.text("name", self.path.stem if name is None else name)
         self.max_attempts = settings.count("max_attempts", max_attempts)
         self.first_pause = settings.seconds("first_pause", first_pause)
@@ -138,8 +139,11 @@ class Outbox(Reported):
         """Keep `call`, and return its receipt once it is on the disk.
 
         Raises:
+            InvalidSetting: If it is no call that could be kept.
             OutboxError: If it cannot be kept; then nothing was.
         """
+        if not can_be_kept(call):
+            raise InvalidSetting("call", call, "a NewCall, made of texts that UTF-8 can encode")
         try:
             receipt, is_new = self.table.put(call)
         except OutboxError as error:
@@ -163,26 +167,26 @@ class Outbox(Reported):
 
     def pending(self, limit: int = 1000) -> list[QueuedCall]:
         """Return the calls that wait or are being made, the oldest first, `limit` at most."""
-        return self.table.calls("waiting", limit)
+        return self.table.calls("waiting", settings.count("limit", limit, least=0))
 
     def dead(self, limit: int = 1000) -> list[QueuedCall]:
         """Return the calls that were given up, the oldest first, `limit` at most."""
-        return self.table.calls("dead", limit)
+        return self.table.calls("dead", settings.count("limit", limit, least=0))
 
     def find(self, call_id: str) -> QueuedCall | None:
         """Return the call of that number, or None if it is not there (any more)."""
-        return self.table.find(call_id)
+        return self.table.find(number_of(call_id))
 
     def retry(self, call_id: str | None = None) -> int:
         """Have a dead call made again, or all of them; return how many that are."""
-        revived = self.table.revive(call_id)
+        revived = self.table.revive(None if call_id is None else number_of(call_id))
         for worker in list(self.workers):
             worker.wake_all()
         return revived
 
     def drop(self, call_id: str | None = None) -> int:
         """Delete a call that nobody is making, or all dead ones; return how many that were."""
-        return self.table.drop(call_id)
+        return self.table.drop(None if call_id is None else number_of(call_id))
 
     # Making the calls
 
@@ -195,15 +199,15 @@ class Outbox(Reported):
         flight have `stop_within` seconds to end, and are made again some time if they do not.
 
         Arguments:
-            concurrency: The most calls at once; 1 or more.
+            concurrency: The most calls at once; 1 to 10,000.
             stop_within: Seconds for calls in flight.
             until_empty: Return when no call waits any more.
 
         Raises:
             OutboxError: With `until_empty`, if the file cannot be used.
         """
-        worker = self._worker(concurrency, until_empty=until_empty)
-        await self._run(worker, settings.seconds("stop_within", stop_within))
+        seconds = settings.seconds("stop_within", stop_within)
+        await self._run(self._worker(concurrency, until_empty=until_empty), seconds)
 
     async def _run(self, worker: Worker, stop_within: float) -> None:
         serving = asyncio.create_task(worker.run())
@@ -220,16 +224,16 @@ class Outbox(Reported):
         """Make queued calls until none waits any more; return how many still do after `timeout`.
 
         Raises:
+            InvalidSetting: If `timeout` is no number of seconds.
             InvalidUse: On an event loop; there it is `await outbox.run(until_empty=True)`.
             OutboxError: If the file cannot be used.
         """
         with contextlib.suppress(RuntimeError):
             asyncio.get_running_loop()
             raise InvalidUse("an event loop is running: await outbox.run(until_empty=True)")
+        seconds = None if timeout is None else settings.seconds("timeout", timeout)
         worker = self._worker(1, until_empty=True)
-        timer = None
-        if timeout is not None:
-            timer = clock.current.later(settings.seconds("timeout", timeout), worker.stop)
+        timer = None if seconds is None else clock.current.later(seconds, worker.stop)
         try:
             asyncio.run(worker.run())
         finally:
@@ -245,6 +249,7 @@ class Outbox(Reported):
         """
         if clock.current is not clock.system:
             raise InvalidUse("in virtual time nothing runs in the background: call drain()")
+        at_once(concurrency)
         with self._lock:
             if self._thread is not None and self._thread[1].is_alive():
                 return
@@ -260,18 +265,20 @@ class Outbox(Reported):
 
     def stop(self, timeout: float = 10.0) -> bool:
         """Begin no further call in the background; return whether those in flight have ended."""
+        seconds = settings.seconds("timeout", timeout)
         with self._lock:
             running, self._thread = self._thread, None
         if running is None:
             return True
         worker, thread = running
         worker.stop()
-        thread.join(settings.seconds("timeout", timeout))
+        thread.join(min(seconds, clock.LONGEST))
         return not thread.is_alive()
 
     @contextlib.contextmanager
     def worker(self, concurrency: int = 1, *, stop_within: float = 10.0) -> Generator[None]:
         """Make queued calls in the background while the block runs."""
+        settings.seconds("stop_within", stop_within)
         self.start(concurrency)
         try:
             yield
@@ -283,9 +290,7 @@ class Outbox(Reported):
         self.table.database.close()
 
     def _worker(self, concurrency: int, *, until_empty: bool = False) -> Worker:
-        return Worker(
-            self, concurrency=settings.count("concurrency", concurrency), until_empty=until_empty
-        )
+        return Worker(self, concurrency=at_once(concurrency), until_empty=until_empty)
 
     # What others see of it
 
@@ -348,18 +353,3 @@ class Outbox(Reported):
             most_waiting=self.warn_waiting,
             oldest=self.warn_oldest,
         )
-
-
-def _path_of(url: str | Path) -> Path:
-    if isinstance(url, str):
-        begin, path = url[:10], url[10:]
-        if begin != "sqlite:///" or not path:
-            raise InvalidSetting("url", url, 'a Path, or a text such as "sqlite:///var/outbox.db"')
-        url = Path(path)
-    if not isinstance(url, Path):
-        raise InvalidSetting("url", url, 'a Path, or a text such as "sqlite:///var/outbox.db"')
-    # A change of the working directory must not make it another file.
-    url = url.absolute()
-    if not url.parent.is_dir():
-        raise InvalidSetting("url", str(url), "in a folder that exists")
-    return url
