@@ -359,7 +359,7 @@ def test_an_environment_variable_makes_every_guard_a_plain_call(value: str) -> N
     ]
 
 
-@pytest.mark.parametrize("value", ["", "0"])
+@pytest.mark.parametrize("value", ["", "0", "False"])
 def test_the_environment_variable_can_be_empty_or_zero(value: str) -> None:
     """Guards are on unless the variable says something else."""
     program = """

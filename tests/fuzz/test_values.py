@@ -6,11 +6,13 @@ What cannot be read is no answer, or is refused by a clear error; nothing else h
 from __future__ import annotations
 
 import math
+import os
 import string
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -20,6 +22,7 @@ from resilient import Degradation, InvalidSetting, InvalidUse, JSONCodec, NewCal
 from resilient.degrade.outbox.database import Database
 from resilient.degrade.outbox.table import Table
 from resilient.degrade.stores.sealed import Rubbish, opened, sealed
+from resilient.engine import faults
 from resilient.engine.key import key_function
 from resilient.engine.strategy import Target
 from resilient.serving.deadlines import seconds_in
@@ -262,3 +265,23 @@ def test_any_row_of_an_outbox_can_be_read_and_stops_nobody(
         assert well.id in claimed
     finally:
         database.close()
+
+
+# The environment
+
+variables = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
+
+
+@examples(60)
+@given(value=variables | st.sampled_from(["1", "0", " TRUE ", "False", "no", "Off", "yes", "on"]))
+@example(value="flase")
+def test_any_variable_turns_guards_off_or_leaves_them_or_is_refused(value: str) -> None:
+    """What is meant is not guessed: a mistyped "false" would leave a service without its guards."""
+    word = value.strip().lower()
+    with patch.dict(os.environ, RESILIENT_DISABLED=value):
+        if word in ("1", "true", "yes", "on", "", "0", "false", "no", "off"):
+            assert faults.disabled() == (word in ("1", "true", "yes", "on"))
+            return
+        with pytest.raises(InvalidSetting) as caught:
+            faults.disabled()
+    assert (caught.value.parameter, caught.value.value) == ("RESILIENT_DISABLED", value)
