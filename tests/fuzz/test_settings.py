@@ -307,6 +307,7 @@ SETTINGS: dict[str, Case] = {
     "MemoryStore(name)": (lambda one: resilient.MemoryStore(name=one), text),
     "SQLiteStore(path)": (resilient.SQLiteStore, lambda value: text(value) or is_path(value)),
     "SQLiteStore(name)": (lambda one: resilient.SQLiteStore("a", name=one), text),
+    "circuit_breaker(state_storage)": (lambda one: C(state_storage=one), none),
     "circuit_breaker(exclude)": (lambda one: C(exclude=[one]), is_exclusion),
     "circuit_breaker(listeners)": (lambda one: C(listeners=[one]), nothing),
     "circuit_breaker(name)": (named(lambda name, _: C(name)), optional(text)),

@@ -16,6 +16,7 @@ from redis.retry import Retry
 from resilient import CircuitBreaker
 from resilient.testing import VirtualTime
 from tests.circuits import WAYS, Upstream, outcome_of, outcomes_of
+from tests.fuzz.kinds import MISTAKES
 from tests.servers import RedisServer
 
 
@@ -231,6 +232,53 @@ def quiet_redis(redis: RedisServer, caplog: pytest.LogCaptureFixture) -> RedisSe
     """A Redis that is going to be killed, which pybreaker logs at length."""
     caplog.set_level(logging.CRITICAL, logger="pybreaker")
     return redis
+
+
+class Rubbish(pybreaker.CircuitMemoryStorage):
+    """A storage whose every answer is the same, and none."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__("closed")
+        self.answer = answer
+
+    @property
+    def state(self) -> Any:
+        return self.answer
+
+    @state.setter
+    def state(self, state: Any) -> None: ...
+
+    @property
+    def opened_at(self) -> Any:
+        return self.answer
+
+    @opened_at.setter
+    def opened_at(self, at: Any) -> None: ...
+
+    @property
+    def counter(self) -> Any:
+        return self.answer
+
+
+def test_a_storage_that_answers_rubbish_changes_no_answer_of_a_call(upstream: Upstream) -> None:
+    """Calls have their own errors, or are rejected by a circuit that is said to be open."""
+    for answer in ["open", datetime(2026, 1, 1), *MISTAKES]:  # noqa: DTZ001 - of no zone
+        breaker = make(lambda answer=answer: Rubbish(answer))
+        call = upstream.guarded(breaker, "call")
+        upstream.down()
+        assert set(outcomes_of(call, 5)) <= {"ConnectionError", "rejected"}
+        upstream.time.advance(60)
+        assert set(outcomes_of(call, 2)) <= {"ConnectionError", "rejected"}
+
+
+def test_an_open_period_of_rubbish_is_the_breakers_own(upstream: Upstream) -> None:
+    """A moment of no zone, or no moment at all, leaves the circuit open for its whole period."""
+    for opened_at in [datetime(2026, 1, 1), *MISTAKES]:  # noqa: DTZ001 - of no zone
+        shared = pybreaker.CircuitMemoryStorage("open")
+        shared._opened_at = opened_at  # type: ignore[assignment]
+        breaker = make(lambda shared=shared: shared)
+        assert outcomes_of(upstream.guarded(breaker, "call"), 1) == ["rejected"]
+        assert breaker.retry_after == 60
 
 
 @pytest.mark.parametrize("way", WAYS)

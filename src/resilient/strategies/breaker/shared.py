@@ -11,11 +11,19 @@ from typing import Any, final
 
 import pybreaker
 
+from resilient.engine import settings
 from resilient.engine.isolation import isolated
 from resilient.strategies.breaker.circuit import Circuit
 from resilient.strategies.breaker.states import CLOSED, HALF_OPEN, OPEN, Change
 
 __all__ = ["SharedState"]
+
+_METHODS = (
+    "increment_counter",
+    "reset_counter",
+    "increment_success_counter",
+    "reset_success_counter",
+)
 
 
 @final
@@ -23,12 +31,13 @@ class SharedState:
     """Takes changes from a storage to a circuit, and from the circuit to the storage."""
 
     def __init__(self, storage: pybreaker.CircuitBreakerStorage) -> None:
-        self.storage = storage
+        expected = "one of pybreaker's storages"
+        self.storage = settings.having("state_storage", storage, _METHODS, expected)
         self._known: str | None = None
 
     def pull(self, circuit: Circuit, now: float) -> list[Change]:
         """Follow a change that another breaker has made, and return it."""
-        state = isolated("breaker storage", None, lambda: self.storage.state)
+        state = isolated("breaker storage", None, self._state)
         known, self._known = self._known, state
         if state is None or state in (circuit.state, known):
             return []
@@ -38,21 +47,28 @@ class SharedState:
             return circuit.half_open(now)[1]
         return circuit.close(now)[1] if state == CLOSED else []
 
+    def _state(self) -> str | None:
+        state = self.storage.state
+        return state if isinstance(state, str) else None
+
     def _left_open(self, circuit: Circuit) -> float:
         # The one place where a wall clock counts: it is what the breakers have in common.
-        opened_at = isolated("breaker storage", None, lambda: self.storage.opened_at)
         period = circuit.rules.reset_timeout
-        if opened_at is None:
-            return period
-        passed = (datetime.now(UTC) - opened_at).total_seconds()
+        passed = isolated("breaker storage", 0.0, self._open_for)
         return min(period, max(0.0, period - passed))
+
+    def _open_for(self) -> float:
+        opened_at = self.storage.opened_at
+        if opened_at is None:
+            return 0.0
+        return (datetime.now(UTC) - opened_at).total_seconds()
 
     def push(self, change: Change) -> None:
         """Tell the storage of a change of the circuit."""
         isolated("breaker storage", None, self._write, change)
         # Some storages do not raise when they fail, but go on with a state of their own. What the
         # storage says now is no news, whether or not it is what was written.
-        self._known = isolated("breaker storage", change.new, lambda: self.storage.state)
+        self._known = isolated("breaker storage", change.new, self._state)
 
     def _write(self, change: Change) -> None:
         if change.new == OPEN:
@@ -68,7 +84,7 @@ class SharedState:
 
     def _failed(self) -> int:
         self.storage.increment_counter()
-        return self.storage.counter
+        return int(self.storage.counter)
 
     def succeeded(self, state: str) -> None:
         """Count a success."""
