@@ -253,7 +253,7 @@ class Rubbish(pybreaker.CircuitMemoryStorage):
         return self.answer
 
     @opened_at.setter
-    def opened_at(self, at: Any) -> None: ...
+    def opened_at(self, datetime: Any) -> None: ...
 
     @property
     def counter(self) -> Any:

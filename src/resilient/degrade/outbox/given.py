@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 from resilient.degrade.outbox.calls import NewCall
 from resilient.engine import settings
@@ -50,8 +51,9 @@ def can_be_kept(call: object) -> bool:
     """Whether `call` is one, and all of it is text that can be written down."""
     if not isinstance(call, NewCall):
         return False
-    texts = (call.name, call.arguments, call.key or "", call.ordered_by or "")
+    texts: tuple[Any, ...] = (call.name, call.arguments, call.key or "", call.ordered_by or "")
     try:
-        return all(isinstance(one, str) and one.encode() is not None for one in texts)
-    except UnicodeEncodeError:
+        "".join(texts).encode()
+    except (TypeError, UnicodeEncodeError):
         return False
+    return True

@@ -48,7 +48,7 @@ class SharedState:
         return circuit.close(now)[1] if state == CLOSED else []
 
     def _state(self) -> str | None:
-        state = self.storage.state
+        state: Any = self.storage.state
         return state if isinstance(state, str) else None
 
     def _left_open(self, circuit: Circuit) -> float:
