@@ -9,11 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from resilient import NewCall, Outbox
 from resilient.__main__ import main
+from tests.generated import examples
 from tests.waiting import eventually
 
 Command = Callable[..., str]
@@ -149,3 +153,34 @@ def test_a_wrong_target_is_told_in_a_line(
     said = command("list", target, status=2)
     assert told in said
     assert not (shop / "nowhere.db").exists()
+
+
+#: What may stand in a command line, and what may not.
+WORDS = (
+    *("list", "show", "retry", "drop", "drain", "run"),
+    *("--dead", "--json", "--all-dead", "--limit", "--timeout", "--concurrency", "--stop-within"),
+    *("0", "1", "2", "-1", "nan", "inf", "1e400", "9" * 400, "", " ", "\0", "\udcff", "é", "-"),
+    *("sqlite:///outbox.db", "sqlite:///", "sqlite:///gone.db", "sqlite:///no/such/outbox.db"),
+    *("sqlite:///" + "x" * 5000, "sqlite:///\0", "sqlite:///\udcff", "shop", "shop:gone", "shop."),
+    *("os:path", ":", "..shop", "no such module", "\udcff:outbox"),
+)
+
+
+@settings(examples(100), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(words=st.lists(st.sampled_from(WORDS), max_size=5))
+@example(words=["show", "sqlite:///outbox.db", "\udcff"])
+@example(words=["list", "sqlite:///outbox.db", "--limit", "9" * 400])
+@example(words=["list", "\udcff:outbox"])
+@example(words=["drain", "sqlite:///outbox.db", "--timeout", "nan"])
+@example(words=["drop", "sqlite:///" + "x" * 5000, "1"])
+def test_any_command_line_is_carried_out_or_refused(
+    shop: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    """It ends with 0, 1 or 2, and with something that says why; never with a traceback."""
+    try:
+        status: Any = main(["outbox", *words])
+    except SystemExit as ended:  # what argparse says about the form of it
+        status = ended.code
+    told = capsys.readouterr()
+    assert status in (0, 1, 2)
+    assert told.out or told.err
