@@ -150,6 +150,12 @@ def details_shown(value: Any) -> None:
     resilient.health.show_details(False)
 
 
+def served_at(host: Any) -> None:
+    """Serve the pages for a moment; a name is not looked up, which may take long somewhere."""
+    if not is_host(host):
+        served(host=host)
+
+
 def told_to_end(timeout: Any) -> None:
     """Have the process drain when it is told to end, for a moment."""
     before = signal.getsignal(signal.SIGTERM)
@@ -464,7 +470,7 @@ SETTINGS: dict[str, Case] = {
     "asgi_app(registry)": (lambda one: resilient.asgi_app(registry=one), nothing),
     "wsgi_app(registry)": (lambda one: resilient.wsgi_app(registry=one), nothing),
     "serve(registry)": (lambda one: served(registry=one), nothing),
-    "serve(host)": (lambda one: served(host=one), is_host),
+    "serve(host)": (served_at, is_host),
     "serve(port)": (lambda one: served(port=one), port),
     "ASGIMiddleware(app)": (A, function),
     "WSGIMiddleware(app)": (W, function),

@@ -11,8 +11,8 @@ from typing import Any, final
 
 import pybreaker
 
-from resilient.engine import settings
 from resilient.engine.isolation import isolated
+from resilient.errors import InvalidSetting
 from resilient.strategies.breaker.circuit import Circuit
 from resilient.strategies.breaker.states import CLOSED, HALF_OPEN, OPEN, Change
 
@@ -31,8 +31,10 @@ class SharedState:
     """Takes changes from a storage to a circuit, and from the circuit to the storage."""
 
     def __init__(self, storage: pybreaker.CircuitBreakerStorage) -> None:
-        expected = "one of pybreaker's storages"
-        self.storage = settings.having("state_storage", storage, _METHODS, expected)
+        # Its kind tells: one that is down may raise from whatever it is asked.
+        if not all(callable(getattr(type(storage), method, None)) for method in _METHODS):
+            raise InvalidSetting("state_storage", storage, "one of pybreaker's storages")
+        self.storage = storage
         self._known: str | None = None
 
     def pull(self, circuit: Circuit, now: float) -> list[Change]:
