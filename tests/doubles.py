@@ -18,21 +18,24 @@ def each(names: str, cases: Mapping[str, Any]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(names, list(cases.values()), ids=list(cases))
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """A signal has come, which ends whatever the main thread waits for."""
 
 
 @contextmanager
-def interrupted_after(seconds: float) -> Generator[None]:
-    """A block of the main thread in which waiting ends by `Interrupted`."""
+def waiting_for_ever() -> Generator[None]:
+    """A block of the main thread that waits until it is interrupted, and does not end before."""
 
     def interrupt(_number: int, _frame: object) -> None:
         raise Interrupted
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
         yield
+        raise AssertionError("it has ended by itself")
+    except Interrupted:
+        return
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

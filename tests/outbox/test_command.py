@@ -48,8 +48,8 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     service.charge("o2", "4222")
     yield tmp_path
     service.outbox.close()
-    # It may be kept by a cycle for a while, and would warn in the tests of health.
-    service.outbox.conditions = tuple
+    # It may be kept by a cycle for a while, and would be seen in the tests of health and metrics.
+    service.outbox.conditions = service.outbox.readings = tuple
     del sys.modules["shop"]
 
 
