@@ -241,10 +241,11 @@ class Circuit:
 
     def _period_locked(self) -> float:
         first = self.rules.reset_timeout
-        if self._bound <= first:
+        bound = min(self._bound, self.rules.max_reset_timeout)  # rules may have changed since
+        if bound <= first:
             return first
         # Jitter below the bound, so that it is there at the bound as well.
-        return self._bound * random.uniform(0.8, 1.0)
+        return bound * random.uniform(0.8, 1.0)
 
     def _reopen_locked(self, now: float, reason: str) -> None:
         self._bound = min(2 * self._bound, self.rules.max_reset_timeout)
