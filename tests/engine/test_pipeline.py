@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from resilient import BulkheadFull, CallTimeout, InvalidUse, Pipeline
+from resilient import (
+    BulkheadFull,
+    CallTimeout,
+    CircuitOpen,
+    InvalidSetting,
+    InvalidUse,
+    Pipeline,
+    circuit_breaker,
+    pipeline_of,
+    subscribe,
+    unsubscribe,
+)
 from resilient.engine.measures import Measures
 from resilient.engine.outcome import Outcome
+from resilient.engine.pipeline import Lane
 from resilient.engine.strategy import Strategy
 from resilient.testing import VirtualTime, pass_through
 
@@ -54,6 +67,32 @@ def test_it_is_readable_and_has_a_name() -> None:
     assert repr(Pipeline(name="named")) == "<Pipeline named: >"
 
 
+class Named(Strategy):
+    """A strategy that bears the name of a dependency."""
+
+    @property
+    def label(self) -> str:
+        return "labelled"
+
+
+def test_the_name_is_that_of_the_strategy_that_has_one() -> None:
+    """Wherever it stands."""
+    assert Pipeline(Strategy(), Named(), Strategy()).name == "labelled"
+    assert Pipeline(Named(), name="given").name == "given"
+
+
+def test_what_judges_errors_must_be_a_function() -> None:
+    """It would be asked during an outage, and nobody would hear what it says."""
+    with pytest.raises(InvalidSetting, match="is_failure"):
+        Pipeline(is_failure="never")  # type: ignore[arg-type]
+
+
+def test_a_lane_is_closed_until_it_is_opened() -> None:
+    """Nothing is due, and nobody is turned away."""
+    lane = Lane()
+    assert (lane.epoch, lane.due, lane.refuse) == (None, inf, None)
+
+
 def test_it_is_made_of_strategies_each_of_them_once() -> None:
     """Anything else would be found out during an outage."""
     noting = Noting()
@@ -61,6 +100,29 @@ def test_it_is_made_of_strategies_each_of_them_once() -> None:
         Pipeline("timeout")  # type: ignore[arg-type]
     with pytest.raises(InvalidUse, match="twice"):
         Pipeline(noting, Noting(), noting)
+
+
+class Needing(Strategy):
+    """A strategy that has to know what it guards."""
+
+    needs_target = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+
+    def attach(self, target: Any) -> Strategy:
+        self.targets.append(target.name)
+        return self
+
+
+def test_a_call_is_taken_apart_only_where_a_strategy_has_to_know_it() -> None:
+    """Else the call goes through this very pipeline, and no other one is made for it."""
+    needing, plain = Needing(), Needing()
+    plain.needs_target = False  # type: ignore[misc]
+    assert Pipeline(needing, name="needing").call(str.upper, "a") == "A"
+    assert Pipeline(plain, name="not needing").call(str.upper, "a") == "A"
+    assert (len(needing.targets), plain.targets) == (1, [])
 
 
 # The lane
@@ -159,6 +221,72 @@ def test_what_a_pipeline_leaves_is_as_of_its_stretch(virtual_time: VirtualTime) 
     measures.settle()
     assert noting.absorbed == [(1, 0.5, began + 5)]
     assert measures.calls["success"] == 1
+
+
+def test_a_journal_is_settled_time_and_again(virtual_time: VirtualTime) -> None:
+    """Whoever has settled it lets the next one."""
+    noting = Noting()
+    pipeline = Pipeline(noting, name="settled again")
+    for seconds in (1.0, 2.0):
+        pipeline.journal.append(seconds)
+        pipeline.settle()
+    assert [seconds for _, seconds, _ in noting.absorbed] == [1.0, 2.0]
+
+
+def test_what_somebody_is_settling_nobody_else_settles(virtual_time: VirtualTime) -> None:
+    """Neither does its end: who has the turn has what is in the journal."""
+    noting = Noting()
+    pipeline = Pipeline(noting, name="being settled")
+    measures = pipeline.measures
+    pipeline.journal.append(1.0)
+    pipeline._turn.clear()
+    pipeline.settle()
+    del pipeline
+    noting.settle()
+    measures.settle()
+    assert (noting.absorbed, measures.calls["success"]) == ([], 0)
+
+
+def test_a_forked_child_begins_with_a_turn_and_a_lane_of_its_own(
+    virtual_time: VirtualTime,
+) -> None:
+    """Whatever a thread of its parent was about to do."""
+    noting = Noting()
+    pipeline = Pipeline(noting, name="begun again")
+    pipeline.journal.append(1.0)
+    pipeline._turn.clear()
+    noting.is_quiet = False
+    pipeline.begin_again()
+    assert pipeline.lane.epoch is None
+    pipeline.settle()
+    assert len(noting.absorbed) == 1
+
+
+def test_what_was_turned_away_is_counted_when_asked_and_told_at_the_end(
+    virtual_time: VirtualTime,
+) -> None:
+    """Settling counts rejections as well; a circuit that closes leaves none untold."""
+    heard: list[int] = []
+
+    def listen(event: str, fields: Any) -> None:
+        if event == "resilient.call_rejected" and fields["dependency"] == "turned away":
+            heard.append(fields.get("count", 1))
+
+    breaker = circuit_breaker("turned away")
+    guarded = breaker(str.upper)
+    breaker.force_open()
+    subscribe(listen)
+    try:
+        for _ in range(3):
+            with pytest.raises(CircuitOpen):
+                guarded("a")
+        pipeline = pipeline_of(guarded)
+        pipeline.settle()
+        assert (counted(pipeline), heard) == ({"rejected": 3}, [1])
+        breaker.reset()
+        assert heard == [1, 2]
+    finally:
+        unsubscribe(listen)
 
 
 # What a call came to
