@@ -197,8 +197,9 @@ class Model:
             first = min((one.lease_ends for one in self.probing), default=inf)
             if now >= first:
                 self.probe_failed(first)
-                self.pass_time(now)
             self.follow_way(now)
+            if self.state == "open":
+                self.pass_time(now)
 
     def checked(self, now: float) -> None:
         """Ask the dependency in the background."""

@@ -235,9 +235,10 @@ class Circuit:
             if now >= expired:
                 # That was then, whether or not somebody has looked since.
                 self._reopen_locked(expired, "probe_expired")
-                self._pass_time_locked(now)
             else:
                 self._follow_ramp_locked(now)
+            if self.state == OPEN:  # for a period that may have gone by as well
+                self._pass_time_locked(now)
 
     def _period_locked(self) -> float:
         first = self.rules.reset_timeout
