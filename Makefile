@@ -27,8 +27,9 @@ MUTATION := .venv/mutation-$(VERSION)
 DEV := .venv/dev-$(VERSION)
 MANIFESTS := .venv/manifests-$(VERSION)
 
-# How many processes share the tests; 0 runs them in one, as debuggers need it.
-JOBS := 2
+# How many processes share the tests: one more than small machines have cores, as tests wait for
+# servers. 0 runs them in one, as debuggers need it.
+JOBS := 3
 
 .PHONY: help demo test soak proof test-lowest coverage mutation check manifests docs bench dev clean
 

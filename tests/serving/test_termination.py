@@ -201,7 +201,8 @@ begun, begin = os.pipe()
 child = os.fork()
 if not child:
     os.write(begin, b".")
-    time.sleep(60)
+    while True:
+        time.sleep(0.05)  # a signal right before a long one would be handled after it
 os.read(begun, 1)
 os.kill(child, signal.SIGTERM)
 _, status = os.waitpid(child, 0)

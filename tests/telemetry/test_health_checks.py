@@ -375,7 +375,7 @@ def test_a_removed_check_is_neither_asked_nor_shown(virtual_time: VirtualTime) -
     virtual_time.advance(60)
     assert ping.calls == 1
     assert "gone:check" not in health.ready().checks
-    with pytest.raises(InvalidUse, match="no health check named 'gone'"):
+    with pytest.raises(InvalidUse, match="no health check of the name 'gone'"):
         health.remove("gone")
 
 

@@ -291,7 +291,8 @@ def test_a_block_that_outlives_the_clock_of_its_test_took_no_negative_time() -> 
     """Prometheus refuses a page with a sum that falls, also that of somebody else's test."""
     with VirtualTime() as virtual, ExitStack() as block:
         virtual.advance(100)
-        block.enter_context(circuit_breaker("outlives its clock", fail_max=9))
+        breaker = circuit_breaker("outlives its clock", fail_max=9)
+        block.enter_context(breaker)
         outliving = block.pop_all()
     outliving.close()
     seen = series("outlives its clock")

@@ -58,7 +58,8 @@ class Histogram:
 
     def observe(self, seconds: float) -> None:
         """Count one value."""
-        if seconds < 0.0:  # a call may outlive the clock of the test that it began in
+        # A call may outlive the clock of the test that it began in.
+        if seconds < 0.0:
             seconds = 0.0
         counts = self.counts
         if type(counts) is tuple:
