@@ -228,17 +228,15 @@ class Circuit:
     # Changing
 
     def _pass_time_locked(self, now: float) -> None:
-        if self.state == OPEN and now >= self.until:
-            self._half_open_locked(now, "reset_timeout")
-        elif self.state == HALF_OPEN:
+        if self.state == HALF_OPEN:
             expired = min((lease.expires for lease in self._leases), default=inf)
             if now >= expired:
                 # That was then, whether or not somebody has looked since.
                 self._reopen_locked(expired, "probe_expired")
             else:
                 self._follow_ramp_locked(now)
-            if self.state == OPEN:  # for a period that may have gone by as well
-                self._pass_time_locked(now)
+        if self.state == OPEN and now >= self.until:  # it may have been opened just now
+            self._half_open_locked(now, "reset_timeout")
 
     def _period_locked(self) -> float:
         first = self.rules.reset_timeout
