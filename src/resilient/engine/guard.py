@@ -74,17 +74,7 @@ def guard(
         name = name or known.named
         is_failure = is_failure or known.pipeline.judge
         function = known.function
-    if not callable(function):
-        raise InvalidUse(f"{shown(function)} cannot be called, and so cannot be guarded")
-    if inspect.isclass(function):
-        raise InvalidUse(
-            f"{function.__qualname__} is a class; guard a function that creates its instances"
-        )
-    if makes_a_block(function):
-        raise InvalidUse(
-            f"{plain_name(function)} makes a context manager, which has done nothing yet when it "
-            "is returned: guard it beneath @contextmanager, or use `with` a guard within it"
-        )
+    _refuse_what_cannot_be_guarded(function)
     is_async = is_async_function(function)
     is_stream = inspect.isgeneratorfunction(code_of(function))
     is_async_stream = inspect.isasyncgenfunction(code_of(function))
@@ -109,6 +99,20 @@ def guard(
     known = _Guarded(weakref.ref(wrapper), function, strategies, name, pipeline)
     setattr(wrapper, _ATTRIBUTE, known)
     return cast("Callable[P, R]", wrapper)
+
+
+def _refuse_what_cannot_be_guarded(function: Any) -> None:
+    if not callable(function):
+        raise InvalidUse(f"{shown(function)} cannot be called, and so cannot be guarded")
+    if inspect.isclass(function):
+        raise InvalidUse(
+            f"{function.__qualname__} is a class; guard a function that creates its instances"
+        )
+    if makes_a_block(function):
+        raise InvalidUse(
+            f"{plain_name(function)} makes a context manager, which has done nothing yet when it "
+            "is returned: guard it beneath @contextmanager, or use `with` a guard within it"
+        )
 
 
 def _plain(function: Function, *, is_async: bool) -> Function:
