@@ -170,7 +170,8 @@ def test_a_fallback_brings_the_counts_of_its_own_function_up_to_date(
     first()
     second()
     pipeline_of(first).strategies[0].settle()
-    assert [len(pipeline_of(one).journal) for one in (first, second)] == [0, 1]
+    # That of the second may be settled at any time, by whoever looks at all counts.
+    assert len(pipeline_of(first).journal) == 0
 
 
 def test_a_tier_can_be_asynchronous_where_the_function_is(virtual_time: VirtualTime) -> None:
