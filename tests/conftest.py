@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import signal
 import sys
@@ -9,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
+from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
@@ -26,6 +28,18 @@ GENERATED = ("models", "fuzz")
 #: The folders whose tests start programs and servers, and wait for them in real time.
 REAL = ("examples", "integrations", "serving", "soak")
 
+#: What a module uses whose tests have to do with threads, programs, sockets or the real time.
+OF_THE_MACHINE = {
+    "multiprocessing",
+    "socket",
+    "subprocess",
+    "tests.faults.children",
+    "tests.servers",
+    "tests.waiting",
+    "threading",
+    "time",
+}
+
 register_profiles()
 
 
@@ -37,6 +51,17 @@ def _measures() -> Any:
     """Return what measures coverage in this process (`make coverage`), or None."""
     coverage: Any = sys.modules.get("coverage")
     return None if coverage is None else coverage.Coverage.current()
+
+
+@functools.cache
+def _uses_the_machine(module: ModuleType) -> bool:
+    """Say whether a module of tests has imported any of `OF_THE_MACHINE`, or something of it."""
+    return any(
+        (held.__name__ if isinstance(held, ModuleType) else getattr(held, "__module__", None))
+        in OF_THE_MACHINE
+        for held in list(vars(module).values())
+        if isinstance(held, ModuleType | FunctionType | type)
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,10 +77,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Try again what is held to real time: a busy machine may take that away, for once.
+    """Try again what has to do with the machine: a busy one may be late, for once.
 
-    What fails three times in a row is the library's own doing. The generated tests are a part of
-    `make proof` as well.
+    What fails three times in a row is the library's own doing, and what has failed once is in the
+    report. The generated tests are a part of `make proof` as well.
     """
     for item in items:
         if _proves(config) and item.path.parent.name in GENERATED:
@@ -64,7 +89,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             # To measure takes time of its own: these are run, and not judged.
             item.add_marker(pytest.mark.xfail(strict=False, reason="held to real time"))
             continue
-        if item.path.parent.name in REAL:
+        module = getattr(item, "module", None)
+        if item.path.parent.name in REAL or (module is not None and _uses_the_machine(module)):
             item.add_marker(pytest.mark.real_time)
         if item.get_closest_marker("real_time") is not None:
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))

@@ -373,9 +373,7 @@ def test_the_lease_of_a_process_that_died_ends(redis: RedisServer, tmp_path: Pat
     """One that dies in the middle of its call keeps the others waiting for its lease, no longer."""
     calls = tmp_path / "calls"
     (leader,) = processes(redis, calls, 1, 60)
-    while not calls.exists():
-        assert leader.poll() is None
-        time.sleep(0.01)
+    assert eventually(lambda: calls.exists() and calls.read_text() == "called\n")
     leader.kill()
     leader.wait()
     (follower,) = processes(redis, calls, 1, 0.01)
