@@ -505,3 +505,28 @@ def test_two_dependencies_that_share_a_retry_each_retry_their_own_failures(
         with pytest.raises(error):
             dependency(ask)()
         assert ask.calls == attempts
+
+
+# What a plain function hands out
+
+
+def test_a_task_of_a_plain_function_is_not_looked_into(virtual_time: VirtualTime) -> None:
+    """A call that returns a task is over, whatever becomes of the task; a coroutine is guarded."""
+    breaker = circuit_breaker("handed out", fail_max=1)
+    served = with_fallback("instead")
+
+    async def lost() -> str:
+        raise ConnectionError("lost")
+
+    def plain() -> Any:
+        return lost()
+
+    async def main() -> None:
+        task = served(breaker(lambda: asyncio.ensure_future(lost())))()
+        with pytest.raises(ConnectionError, match="lost"):
+            await task
+        assert breaker.current_state == "closed"
+        assert await served(breaker(plain))() == "instead"
+        assert breaker.current_state == "open"
+
+    virtual_time.run(main())
