@@ -522,7 +522,7 @@ def test_a_task_of_a_plain_function_is_not_looked_into(virtual_time: VirtualTime
         return lost()
 
     async def main() -> None:
-        task = served(breaker(lambda: asyncio.ensure_future(lost())))()
+        task: Any = served(breaker(lambda: asyncio.ensure_future(lost())))()
         with pytest.raises(ConnectionError, match="lost"):
             await task
         assert breaker.current_state == "closed"
