@@ -82,6 +82,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     What fails three times in a row is the library's own doing, and what has failed once is in the
     report. The generated tests are a part of `make proof` as well.
     """
+    tries_again = config.pluginmanager.hasplugin("rerunfailures")  # `make mutation` has it not
     for item in items:
         if _proves(config) and item.path.parent.name in GENERATED:
             item.add_marker(pytest.mark.proof)
@@ -89,10 +90,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             # To measure takes time of its own: these are run, and not judged.
             item.add_marker(pytest.mark.xfail(strict=False, reason="held to real time"))
             continue
-        module = getattr(item, "module", None)
-        if item.path.parent.name in REAL or (module is not None and _uses_the_machine(module)):
+        if item.path.parent.name in REAL:
             item.add_marker(pytest.mark.real_time)
-        if item.get_closest_marker("real_time") is not None:
+        module = getattr(item, "module", None)
+        if tries_again and (
+            item.get_closest_marker("real_time") is not None
+            or (module is not None and _uses_the_machine(module))
+        ):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
 
 

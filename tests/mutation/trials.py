@@ -41,6 +41,8 @@ OPTIONS = [
     *(
         "-p",
         "no:cacheprovider",
+        "-p",
+        "no:rerunfailures",
         "-o",
         "faulthandler_timeout=900",
         "-m",
