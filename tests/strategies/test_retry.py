@@ -1117,13 +1117,14 @@ def test_what_all_attempts_and_pauses_may_take_is_told_by_the_settings() -> None
     assert capped.longest(0.0) == 1 + 2 + 3 + 3
 
 
-def test_the_pauses_of_a_hundred_attempts_are_added_up_and_no_more() -> None:
-    """A number of attempts that stands for no limit is not counted through."""
+def test_the_pauses_of_many_attempts_are_added_up_as_well() -> None:
+    """Of a number of attempts that stands for no limit, the pauses are not gone through."""
     pauses = [
         retry(on=OSError, attempts=attempts, wait_initial=1, wait_max=1).longest(0.0)
         for attempts in (99, 100, 101, 10**9)
     ]
-    assert pauses == [98, 99, 99, 99]
+    assert pauses == [98, 99, 100, 10**9 - 1]
+    assert retry(on=OSError, attempts=200, wait_initial=0).longest(1.0) == 200
 
 
 # What a dependency completes
