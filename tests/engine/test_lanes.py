@@ -48,6 +48,17 @@ async def test_an_asynchronous_function_follows_the_clock_as_well() -> None:
     assert 30 < duration_of(pipeline_of(passes)) < 31
 
 
+def test_every_two_hundred_and_fifty_six_calls_are_counted_together() -> None:
+    """Until then, or until somebody asks, they are durations in a journal."""
+    served = retry(on=ConnectionError)(lambda: None)
+    journal = pipeline_of(served).journal
+    for _ in range(255):
+        served()
+    assert len(journal) == 255
+    served()
+    assert len(journal) == 0
+
+
 def test_an_error_that_leaves_the_fast_lane_carries_no_context_of_ours() -> None:
     """The error of a first attempt comes out with one frame of the library and nothing chained."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from math import inf
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -23,9 +24,10 @@ from resilient import (
 )
 from resilient.engine.measures import Measures
 from resilient.engine.outcome import Outcome
-from resilient.engine.pipeline import Lane
+from resilient.engine.pipeline import Lane, _begin_all_again
 from resilient.engine.strategy import Strategy
 from resilient.testing import VirtualTime, pass_through
+from tests.faults.children import holds_in_a_child
 
 
 class Noting(Strategy):
@@ -51,6 +53,13 @@ class Noting(Strategy):
 
     def refuses(self, call: Any) -> bool:
         return self.rejects
+
+
+def in_the_slow_lane(name: str) -> Pipeline:
+    """Return a pipeline whose calls all take the slow lane."""
+    noting = Noting()
+    noting.is_quiet = False
+    return Pipeline(noting, name=name)
 
 
 def counted(pipeline: Pipeline) -> dict[str, int]:
@@ -256,10 +265,17 @@ def test_a_forked_child_begins_with_a_turn_and_a_lane_of_its_own(
     pipeline.journal.append(1.0)
     pipeline._turn.clear()
     noting.is_quiet = False
-    pipeline.begin_again()
-    assert pipeline.lane.epoch is None
-    pipeline.settle()
-    assert len(noting.absorbed) == 1
+
+    def begins_again() -> bool:
+        pipeline.settle()
+        return pipeline.lane.epoch is None and len(noting.absorbed) == 1
+
+    assert pipeline.lane.epoch is not None
+    assert holds_in_a_child(begins_again)
+    assert pipeline.lane.epoch is not None
+
+    _begin_all_again()  # which is all that a child does, and can be looked at here
+    assert begins_again()
 
 
 def test_what_was_turned_away_is_counted_when_asked_and_told_at_the_end(
@@ -321,6 +337,65 @@ def test_the_end_of_a_stream_is_counted_by_what_it_came_to(
     assert counted(pipeline) == {label: 1}
     assert (pipeline.measures.attempts, pipeline.measures.retries) == (2, 1)
     assert pipeline.measures.durations.sum == virtual_time.now()
+
+
+def test_a_call_in_the_slow_lane_that_is_interrupted_is_counted_as_cancelled(
+    virtual_time: VirtualTime,
+) -> None:
+    """Once, and it is gone on with."""
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    pipeline = in_the_slow_lane("interrupted in the slow lane")
+    with pytest.raises(KeyboardInterrupt):
+        pipeline(interrupted)()
+    assert counted(pipeline) == {"cancelled": 1}
+
+
+async def test_a_call_that_turns_out_asynchronous_is_counted_once(
+    virtual_time: VirtualTime,
+) -> None:
+    """By what its coroutine comes to, and not as one that was let go of."""
+
+    async def later() -> str:
+        return "answer"
+
+    pipeline = in_the_slow_lane("turned")
+    assert await cast(Any, pipeline(lambda: later()))() == "answer"  # noqa: PLW0108 - plain
+    assert counted(pipeline) == {"success": 1}
+
+
+def test_a_stream_is_counted_when_it_ends_and_a_failed_one_at_once(
+    virtual_time: VirtualTime,
+) -> None:
+    """It has begun well with its first item, and has not come to anything by then."""
+
+    def numbers(fails: bool) -> Iterator[int]:
+        if fails:
+            raise ConnectionError
+        yield from (1, 2)
+
+    pipeline = in_the_slow_lane("a stream, counted")
+    stream = pipeline(numbers)(False)
+    assert next(stream) == 1
+    assert counted(pipeline) == {}
+    assert list(stream) == [2]
+    assert counted(pipeline) == {"success": 1}
+    with pytest.raises(ConnectionError):
+        list(pipeline(numbers)(True))
+    assert counted(pipeline) == {"success": 1, "failure": 1}
+
+
+def test_what_cannot_be_judged_speaks_against_the_dependency(virtual_time: VirtualTime) -> None:
+    """What was turned away says nothing about it."""
+
+    def broken(error: Exception) -> bool:
+        raise LookupError
+
+    pipeline = Pipeline(Noting(), name="judged", is_failure=broken)
+    assert pipeline.is_failure(OSError())
+    assert not pipeline.is_failure(BulkheadFull("it", 1, 0))
 
 
 def test_a_stream_in_whose_place_something_was_served_is_degraded(

@@ -108,6 +108,16 @@ def test_with_a_rate_alone_failures_in_a_row_do_not_open_it(upstream: Upstream) 
     assert outcome_of(call) == "rejected"
 
 
+def test_a_rate_decides_nothing_before_ten_calls_unless_it_is_told_otherwise(
+    upstream: Upstream,
+) -> None:
+    """The same in a window of calls and in one of seconds."""
+    for window in (100, "60s"):
+        upstream.down()
+        call = upstream.guarded(CircuitBreaker(failure_rate=0.5, window=window))
+        assert outcomes_of(call, 11) == ["ConnectionError"] * 10 + ["rejected"]
+
+
 def test_with_both_a_rate_and_fail_max_either_opens_it(upstream: Upstream) -> None:
     """A rate does not take the place of a fail_max that was given as well."""
     call = upstream.guarded(CircuitBreaker(fail_max=3, failure_rate=0.5, min_calls=50))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -23,18 +20,7 @@ from resilient import (
     with_fallback,
 )
 from tests.doubles import Scripted
-
-
-def holds_in_a_child(claim: Callable[[], bool]) -> bool:
-    """Return whether `claim` holds in a forked child."""
-    child = os.fork()
-    if child == 0:
-        try:
-            os._exit(0 if claim() else 1)
-        finally:
-            os._exit(2)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) == 0
+from tests.faults.children import holds_in_a_child
 
 
 def test_a_forked_child_is_under_the_deadline_of_its_parent() -> None:
