@@ -147,12 +147,19 @@ def half_open(virtual_time: VirtualTime, **settings: Any) -> CircuitBreaker:
 @pytest.mark.real_time
 @each_way
 def test_eight_threads_take_as_long_as_one_through_a_breaker(way: Any) -> None:
-    """8 threads that call a 100 ms function through one breaker take about 100 ms in all."""
+    """8 threads that call a 100 ms function through one breaker take 100 to 150 ms in all.
+
+    Once in five times: a busy machine may be late with one of the threads.
+    """
     breaker = CircuitBreaker(new_name())
     call = way(breaker, lambda: time.sleep(0.1))
-    with stopwatch() as watch:
-        assert errors(crowd(8, lambda _: call())) == []
-    assert 0.1 <= watch.seconds < 0.3
+
+    def seconds() -> float:
+        with stopwatch() as watch:
+            assert errors(crowd(8, lambda _: call())) == []
+        return watch.seconds
+
+    assert any(0.1 <= seconds() < 0.15 for _ in range(5))
 
 
 @each_way
@@ -179,9 +186,12 @@ def test_eight_failing_threads_take_as_long_as_one() -> None:
         time.sleep(0.1)
         raise ConnectionError
 
-    with stopwatch() as watch:
-        assert len(errors(crowd(8, lambda _: slow_failure()))) == 8
-    assert watch.seconds < 0.3
+    def seconds() -> float:
+        with stopwatch() as watch:
+            assert len(errors(crowd(8, lambda _: slow_failure()))) == 8
+        return watch.seconds
+
+    assert any(seconds() < 0.15 for _ in range(5))
 
 
 def test_eight_tasks_take_as_long_as_one_through_a_breaker(virtual_time: VirtualTime) -> None:
