@@ -15,21 +15,37 @@ import pytest
 
 from resilient import (
     Cache,
+    CallTimeout,
     InvalidUse,
     MsgspecCodec,
     cache_of,
     cached,
+    deadline,
     default,
     degradation_scope,
     pipeline_of,
     retry,
     with_fallback,
 )
+from resilient.degrade.flights import Flights
+from resilient.degrade.stores.counts import Counts
 from resilient.engine.isolation import broken
 from resilient.testing import VirtualTime, fail
 from tests.degrade.own_stores import AsyncShelves, Shelves, Unwell, refuse
 from tests.doubles import Scripted, calls, each
 from tests.waiting import eventually
+
+
+class Claimed(Shelves):
+    """A store that several processes share, one of which makes the call for a key."""
+
+    by: str | None = None
+
+    def claim(self, name: str, token: str, seconds: float) -> str:
+        return self.by or token
+
+    def release(self, name: str, token: str) -> None:
+        """Nothing was taken."""
 
 
 def test_an_answer_is_called_for_again_before_its_time_is_over(virtual_time: VirtualTime) -> None:
@@ -67,6 +83,66 @@ def test_nobody_waits_for_a_refresh_and_it_is_made_once() -> None:
     finally:
         release.set()
     assert eventually(lambda: guarded() >= 2)
+
+
+def test_only_so_many_refreshes_are_made_at_once() -> None:
+    """Further ones are left for the next who asks; all are served meanwhile."""
+    release = threading.Event()
+    made: list[int] = []
+
+    @with_fallback(cached(ttl=60, fresh_for=30, refresh_ahead=30, jitter=0))
+    def ask(number: int) -> int:
+        made.append(number)
+        if len(made) > 12:
+            release.wait(20)
+        return number
+
+    numbers = range(12)
+    try:
+        assert [ask(number) for number in numbers] == [*numbers]
+        assert [ask(number) for number in numbers] == [*numbers]
+        assert eventually(lambda: len(made) == 12 + 8)
+        assert [ask(number) for number in numbers] == [*numbers]
+        assert sorted(made[12:]) == [*range(8)]
+    finally:
+        release.set()
+    assert eventually(lambda: ask(11) == 11 and made.count(11) > 1)
+
+
+def test_processes_that_share_a_store_refresh_an_answer_once(virtual_time: VirtualTime) -> None:
+    """What another process is calling for, or has called for, is served and not called for."""
+    store = Claimed()
+    ask, elsewhere = Scripted(1, 2), Scripted(1, 3)
+
+    def process(source: Scripted) -> Any:
+        tier = cached(ttl=60, fresh_for=10, refresh_ahead=4, jitter=0, key="one", store=store)
+        return with_fallback(tier)(source)
+
+    one, other = process(ask), process(elsewhere)
+    assert [one(), other()] == [1, 1]
+    virtual_time.advance(7)
+    store.by = "another process"
+    assert [one(), one(), ask.calls] == [1, 1, 1]
+    store.by = None
+    assert [one(), one(), ask.calls] == [1, 2, 2]
+    assert [other(), elsewhere.calls] == [2, 0]
+    virtual_time.advance(7)
+    assert [other(), other(), elsewhere.calls] == [2, 1, 1]
+
+
+def test_who_waits_for_another_process_keeps_its_own_limit(virtual_time: VirtualTime) -> None:
+    """A caller on a thread is back at its deadline, without a call or another look after that."""
+    store = Claimed("claimed elsewhere")
+    before = Counts.of(store.name)["unavailable"]
+    store.by = "another process"
+    ask = Scripted("answer")
+    guarded = with_fallback(cached(ttl=60, fresh_for=10, key="one", store=store))(ask)
+    began = virtual_time.now()
+    with pytest.raises(CallTimeout), deadline(0.7):
+        guarded()
+    assert virtual_time.now() - began == pytest.approx(0.7)
+    assert ask.calls == 0
+    assert Counts.of(store.name)["unavailable"] == before + 1  # the one for a stale answer
 
 
 @pytest.mark.parametrize("store", [None, "shelves"])
@@ -267,6 +343,29 @@ def test_warming_makes_the_calls_that_are_needed(virtual_time: VirtualTime) -> N
     assert degraded == []
 
 
+@each("is_async", {"plain": False, "asynchronous": True})
+def test_a_call_that_fails_while_warming_is_not_counted_and_ends_nothing(
+    virtual_time: VirtualTime, is_async: bool
+) -> None:
+    """Where no tier has an answer either, the error is not that of whoever warms."""
+
+    def load(user: str) -> str:
+        made.append(user)
+        if user == "bad":
+            raise ConnectionError
+        return user
+
+    async def load_async(user: str) -> str:
+        return load(user)
+
+    made: list[str] = []
+    guarded = with_fallback(cached(ttl=60, key="{user}"))(load_async if is_async else load)
+    warmed: Any = cache_of(guarded).warm([("u1",), ("bad",), ("u2",)], at_once=1)
+    if is_async:
+        warmed = virtual_time.run(warmed)
+    assert (warmed, made) == (2, ["u1", "bad", "u2"])
+
+
 async def test_warming_an_asynchronous_function_keeps_to_its_width() -> None:
     """So many calls at once, and no more."""
     now = most = 0
@@ -350,6 +449,18 @@ def test_the_type_must_be_known(virtual_time: VirtualTime) -> None:
     for function in (untyped, Scripted("answer")):
         with pytest.raises(InvalidUse, match="what it returns"):
             with_fallback(cached(ttl=60, store=Shelves(), codec=MsgspecCodec()))(function)
+
+
+def test_who_leaves_a_call_of_the_parent_process_ends_none_of_the_childs() -> None:
+    """A forked child begins with no shared calls; what it has inherited is no part of them."""
+    flights = Flights()
+    inherited, place, _ = flights.join("key")
+    flights.forget()
+    _, _, begins = flights.join("key")
+    assert begins
+    flights.leave("key", inherited, place)
+    _, _, begins = flights.join("key")
+    assert not begins
 
 
 def test_calls_that_are_shared_are_counted_for_each_caller(virtual_time: VirtualTime) -> None:

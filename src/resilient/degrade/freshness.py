@@ -149,6 +149,8 @@ class Freshness:
         Nobody waits for a second one: the first has failed, and so may all the others, in turn.
         """
         fresh_for, pause, waited_for = self._cache.freshness(key), _FIRST_LOOK, ""
+        if not waits:  # what is fresh, but not for long, is what is to be replaced
+            fresh_for -= self._cache.refresh_ahead
         while True:
             claim = yield from self._shelf.claim(call, key, within)
             if claim is None:  # there is nobody to share with, or nobody can say
