@@ -44,7 +44,7 @@ class Cache(Generic[P]):
         """
         for tier in self._tiers:
             key = tier.key_of((*self._before, *args), kwargs)
-            if key is None or tier.shelf is None:
+            if key is None:
                 raise InvalidUse(
                     f"{plain_name(self._function)}: a call with these arguments has no stable key"
                 )

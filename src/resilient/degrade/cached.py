@@ -79,6 +79,10 @@ class Cached(Tier[Never]):
     """
 
     name = "cached"
+    #: Of a tier that is attached to a function.
+    shelf: Shelf
+    _key: KeyFunction
+    _namespace: object
 
     def __init__(
         self,
@@ -126,9 +130,6 @@ class Cached(Tier[Never]):
         settings.having("codec", self.codec, ("encode", "decode"), expected)
         settings.text("codec.name", getattr(self.codec, "name", None))
         self.flights = Flights()
-        self._key: KeyFunction | None = None
-        self._namespace: object = None
-        self.shelf: Shelf | None = None
 
     def __repr__(self) -> str:
         fresh = f", fresh_for={self.fresh_for:g}" if self.fresh_for else ""
@@ -166,8 +167,6 @@ class Cached(Tier[Never]):
 
     def key_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Key | None:
         """Return the key of a call, or None if it has none."""
-        if self._key is None:
-            return None
         key = isolated("cache key", None, self._key, args, kwargs)
         if key is None or self._namespace is None:
             return key
@@ -183,8 +182,6 @@ class Cached(Tier[Never]):
 
         All that does not change from call to call is looked up here, once.
         """
-        assert self.shelf is not None
-        assert self._key is not None
         key, put, ttl, namespace = self._key, self.shelf.put, self.ttl, self._namespace
 
         def keep(
@@ -206,8 +203,7 @@ class Cached(Tier[Never]):
 
     def keep(self, call: Call, value: Any) -> None:
         """Keep the answer of `call`."""
-        if self.shelf is not None and self._key is not None:
-            self.keeper()(call.args, call.kwargs, value, 0.0)
+        self.keeper()(call.args, call.kwargs, value, 0.0)
 
     def freshness(self, key: Key) -> float:
         """Return for how long an answer for `key` is fresh; not the same for all keys.
@@ -220,7 +216,7 @@ class Cached(Tier[Never]):
         """Serve the stored answer, with its age."""
         key = self.key_of(call.args, call.kwargs)
         entry: Entry | None = None
-        if key is not None and self.shelf is not None:
+        if key is not None:
             entry = yield from self.shelf.find(call, key, self.ttl, None)
         now = clock.now()
         if entry is None:

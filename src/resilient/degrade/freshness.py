@@ -15,7 +15,6 @@ from typing import Any, cast, final
 from resilient.degrade.cached import Cached
 from resilient.degrade.flights import Flight, carrying
 from resilient.degrade.stores import Entry
-from resilient.degrade.stores.shelf import Shelf
 from resilient.engine import clock
 from resilient.engine.call import Call
 from resilient.engine.drivers import drive
@@ -38,9 +37,8 @@ class Freshness:
     """What a cache does before a call; `obtain` makes the call and keeps what it comes to."""
 
     def __init__(self, cache: Cached, obtain: Callable[[Call, Proceed], Steps[Outcome]]) -> None:
-        assert cache.shelf is not None
         self._cache = cache
-        self._shelf: Shelf = cache.shelf
+        self._shelf = cache.shelf
         self._obtain = obtain
         self._refreshing: set[object] = set()
 
