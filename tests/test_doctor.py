@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import resilient
 from resilient.__main__ import main
+from tests.doubles import each
 
 
 def test_a_sound_installation_is_well(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,6 +69,57 @@ def test_the_namesake_is_found(
     assert main(["doctor"]) == 1
     told = capsys.readouterr().out
     assert "WRONG: the distribution 'resilient' 51.0 is installed as well" in told
+
+
+def test_what_is_built_upon_and_missing_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each distribution that is not there is named where its version would be, and again below."""
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])  # where nothing is installed
+    assert main(["doctor"]) == 1
+    told = capsys.readouterr().out.splitlines()
+    for name in ("tenacity", "pybreaker", "structlog", "prometheus-client"):
+        assert f"{name} is missing: install it" in told
+        assert f"WRONG: {name} is not installed" in told
+
+
+def test_a_clock_that_is_too_coarse_for_time_limits_is_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A millisecond from tick to tick will do, the 16 of some systems will not."""
+    clock = SimpleNamespace(implementation="GetTickCount64()", resolution=0.001)
+    monkeypatch.setattr(time, "get_clock_info", lambda _: clock)
+    assert main(["doctor"]) == 0
+    clock.resolution = 0.015625
+    assert main(["doctor"]) == 1
+    told = capsys.readouterr().out
+    assert told.count("WRONG: the clock GetTickCount64() ticks every 0.015625 s only") == 1
+
+
+@each(
+    "given",
+    {
+        "nothing": [],
+        "no command": ["heal"],
+        "an option": ["--version"],
+        "after a dash": ["--", "doctor"],
+    },
+)
+def test_a_command_line_without_a_command_is_refused(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The status is 2, and the commands that there are are named."""
+    with pytest.raises(SystemExit) as ended:
+        main(given)
+    assert ended.value.code == 2
+    assert "{doctor,outbox,show}" in capsys.readouterr().err
+
+
+def test_a_stream_that_is_no_file_is_written_to_as_well() -> None:
+    """Where a program has put something of its own in the place of its output, that is used."""
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        assert main(["doctor"]) == 0
+    assert told.getvalue().endswith("all is well\n")
 
 
 def test_it_runs_as_a_module() -> None:

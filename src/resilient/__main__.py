@@ -29,13 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m resilient", description=resilient.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     parsers = {name: commands.add_parser(name, help=text) for name, text in COMMANDS.items()}
-    if given[:1] and given[0] in parsers:
-        command = importlib.import_module(f"resilient.commands.{given[0]}")
-        command.add_to(parsers[given[0]])
-        status: int = command.run(parser.parse_args(given))
-        return status
-    parser.parse_args(given)  # says what there is, and ends
-    return 2
+    name = parser.parse_args(given[:1]).command  # or says what there is, and ends
+    command = importlib.import_module(f"resilient.commands.{name}")
+    command.add_to(parsers[name])
+    status: int = command.run(parser.parse_args(given))
+    return status
 
 
 if __name__ == "__main__":
