@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from tests.doubles import each
 
 SHOP = """
-from tenacity import wait_fixed
+from tenacity import stop_after_attempt, wait_fixed
 from resilient import Dependency, cached, circuit_breaker, retry, timeout, with_fallback
 
 print("the module was imported")
@@ -36,7 +37,8 @@ class Till:
 @timeout(0.5)
 def receipts(order_id: str) -> list[str]: return [str(ping())]
 
-@circuit_breaker.per_key("hosts", key="{host}", fail_max=3)
+@circuit_breaker.per_key("hosts", key="{host}", slow_call_rate=0.5, slow_call_seconds=2)
+@retry(on=OSError, stop=stop_after_attempt(7))
 def fetch(host: str) -> None: ping()
 
 class app:
@@ -85,6 +87,11 @@ def test_every_dependency_is_a_few_aligned_lines(shop: Path) -> None:
     assert "probe=shop.ping, probe_every=2" in rows["payments", "circuit_breaker"]
     assert rows["payments", "served instead"] == "cached(ttl=60, key=None), then default(popular)"
     assert "key={host}" in rows["hosts", "keyed_circuit_breaker"]
+    # Of two settings that say the same, the one that was written is shown.
+    assert "stop=stop_after_attempt(max_attempt_number=7)" in rows["hosts", "retry"]
+    assert not re.search(r"\battempts=", rows["hosts", "retry"])
+    assert "slow_call_seconds=2" in rows["hosts", "keyed_circuit_breaker"]
+    assert "slow_call_seconds" not in rows["payments", "circuit_breaker"]
 
 
 def test_the_same_as_json(shop: Path) -> None:

@@ -354,6 +354,11 @@ class Service:
     pass
 
 
+class Guest:
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+
 async def fetch_async(user_id: str, *, page: int = 1) -> str:
     return user_id
 
@@ -440,6 +445,10 @@ def test_what_is_no_function_cannot_be_decorated(guard: Any, thing: Any) -> None
         "a default that needs what there is not": (
             lambda: with_fallback(lambda region, user, page, more: 1)(fetch),
             "default",
+        ),
+        "a class that needs what there is not": (
+            lambda: with_fallback(Guest)(fetch),
+            r"default\(Guest\): the class needs arguments",
         ),
         "a cached generator": (lambda: with_fallback(cached(60))(fetch_all), "generator"),
         "a parameter that there is not": (

@@ -25,6 +25,7 @@ from resilient import (
     timeout,
     with_fallback,
 )
+from resilient.engine.outcome import Outcome
 from resilient.engine.reported import all_conditions, all_readings
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted, calls, each
@@ -136,6 +137,21 @@ def test_a_probe_spares_every_call_the_trial(
     assert load() == "primary"
     virtual_time.advance(300)
     assert probe.calls == 151
+
+
+def test_a_probe_that_ends_when_the_calls_have_returned_tells_it_no_second_time(
+    virtual_time: VirtualTime, primary: Region, replica: Region
+) -> None:
+    """The verdict of a probe may come while another thread's call has just found the way back."""
+    load = failover_to(replica, switch_after=1, probe=lambda: None, probe_every=60)(primary)
+    primary.is_up = False
+    load()
+    primary.is_up, replica.is_up = True, False
+    with capture_logs() as logs:
+        load()
+        pipeline_of(load).strategies[0]._probed(Outcome(None, None, 0.0, 1.0))
+    assert [one["event"] for one in logs] == ["resilient.failed_back"]
+    assert load() == "primary"
 
 
 def test_a_region_further_off_is_left_for_a_nearer_one(
@@ -312,15 +328,30 @@ def test_many_threads_agree_on_who_is_asked(virtual_time: VirtualTime) -> None:
     assert 1 in switches
 
 
+def test_answers_of_the_function_that_are_counted_late_excuse_no_equivalent(
+    primary: Region, replica: Region
+) -> None:
+    """What a slow thread had from the function before the switch says nothing about the replica."""
+    load = failover_to(replica, switch_after=3)(primary)
+    primary.is_up = False
+    for _ in range(3):
+        load()
+    primary.is_up, replica.is_up = True, False
+    assert [load(), load()] == ["primary", "primary"]
+    pipeline_of(load).strategies[0].absorb(1, 0.0, 0.0)
+    asked = replica.asked
+    assert [load(), load()] == ["primary", "primary"]
+    assert replica.asked == asked + 1
+
+
 def test_it_stands_among_other_strategies(primary: Region, replica: Region) -> None:
     """A fallback around it serves when no equivalent can."""
     load = with_fallback("nothing")(failover_to(replica)(primary))
     primary.is_up = replica.is_up = False
     assert load() == "nothing"
-    assert [type(one).__name__ for one in pipeline_of(load).strategies] == [
-        "Fallback",
-        "FailoverTo",
-    ]
+    fallback, failover = pipeline_of(load).strategies
+    assert type(fallback).__name__ == "Fallback"
+    assert repr(failover) == f"failover_to({__name__}.Region.__call__)"
 
 
 # Wrong use

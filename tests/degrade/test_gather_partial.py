@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import pytest
@@ -32,9 +33,14 @@ from resilient import (
     timeout,
     with_fallback,
 )
+from resilient.degrade import gather
+from resilient.degrade import partial as partials
+from resilient.degrade.partial import _Missed, note_missing
+from resilient.engine.measures import MOST_LABELS
+from resilient.engine.outcome import Outcome
 from resilient.engine.reported import all_readings
 from resilient.testing import VirtualTime
-from tests.doubles import each
+from tests.doubles import Interrupted, each
 
 lights: ContextVar[str] = ContextVar("lights", default="off")
 
@@ -327,6 +333,17 @@ def test_a_required_part_that_fails_does_not_wait_for_other_threads() -> None:
     assert took < 1
 
 
+def test_what_a_part_has_come_to_does_not_change(virtual_time: VirtualTime) -> None:
+    """A thread that ends in the moment in which it is left behind changes nothing any more."""
+    gathering = gather._Threads({"one": down, "other": down}, frozenset({"one"}), None)
+    gathering._ended("one", Outcome("answer", None, 0.0, 1.0))
+    gathering._ended("one", Outcome(None, OSError(), 0.0, 1.0))
+    assert not gathering._decided.woken
+    gathering._ended("other", Outcome("answer", None, 0.0, 1.0))
+    assert gathering._decided.woken
+    assert dict(gathering.answer()) == {"one": "answer", "other": "answer"}
+
+
 def test_a_part_that_hangs_takes_no_worker_from_others() -> None:
     """Hung calls of one part are bounded, it is missing from then on, and others are there."""
     release = threading.Event()
@@ -361,6 +378,18 @@ def test_a_thread_that_is_left_behind_begins_nothing_any_more() -> None:
     assert reached == []
 
 
+def test_any_number_of_names_is_counted_under_a_number_of_labels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Names that are made of what users type do not make metrics without end."""
+    missed = _Missed()
+    monkeypatch.setattr(partials, "_missed", missed)
+    note_missing({f"part {number}": OSError() for number in range(MOST_LABELS + 7)})
+    counts = {reading.labels["part"]: reading.value for reading in missed.readings()}
+    assert len(counts) == MOST_LABELS + 1
+    assert counts["other"] == 7
+
+
 # Cancellation, and what is never lost or left over
 
 
@@ -383,6 +412,27 @@ def test_a_caller_that_is_cancelled_takes_its_parts_along(virtual_time: VirtualT
             await task
         assert sorted(ended) == ["a", "b"]
         assert task.cancelled()
+
+    virtual_time.run(main())
+
+
+def test_a_caller_that_is_closed_ends_its_parts(virtual_time: VirtualTime) -> None:
+    """Where nobody drives the caller any more, its parts are cancelled all the same."""
+    ended: list[str] = []
+
+    async def part() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("part")
+
+    async def main() -> None:
+        gathering = gather_partial(one=part())
+        gathering.send(None)  # as far as its first wait
+        await asyncio.sleep(1)
+        gathering.close()
+        await asyncio.sleep(1)
+        assert ended == ["part"]
 
     virtual_time.run(main())
 
@@ -471,6 +521,22 @@ def test_an_interruption_within_a_part_comes_out(interruption: type[BaseExceptio
         gather_partial(one=interrupted, other=lambda: 1)
 
 
+def test_an_interruption_within_a_task_comes_out(virtual_time: VirtualTime) -> None:
+    """On tasks as well, and at once: the other parts are cancelled."""
+
+    async def interrupted() -> None:
+        await asyncio.sleep(1)
+        raise Interrupted
+
+    async def main() -> float:
+        with pytest.raises(Interrupted):
+            await gather_partial(one=interrupted(), other=after(60))
+        return virtual_time.now()
+
+    began = virtual_time.now()
+    assert virtual_time.run(main()) == began + 1
+
+
 def test_a_limit_around_ends_it_as_it_ends_other_calls(virtual_time: VirtualTime) -> None:
     """`async with timeout` around it cancels the parts and is what the caller sees."""
 
@@ -506,6 +572,16 @@ def test_a_function_that_turns_out_asynchronous_is_told(virtual_time: VirtualTim
     """A plain function that returns a coroutine has no part on threads, and none is left over."""
     page: Partial[Any] = gather_partial(part=lambda: after(1))
     assert "asynchronous" in str(page.missing["part"])
+
+
+def test_any_number_of_names_shares_a_number_of_workers(
+    virtual_time: VirtualTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names that are made of what users type do not make workers without end."""
+    monkeypatch.setattr(gather, "_pools", {})
+    page: Partial[int] = gather_partial(**{f"part {n}": partial(int, n) for n in range(60)})
+    assert dict(page) == {f"part {n}": n for n in range(60)}
+    assert len(gather._pools) == gather.MOST_POOLS
 
 
 async def test_any_awaitable_can_be_a_part() -> None:

@@ -24,6 +24,7 @@ from resilient import (
     timeout,
     with_fallback,
 )
+from resilient.degrade.stores.counts import Counts
 from tests.waiting import eventually
 
 _names = (f"exhausted {number}" for number in count())
@@ -120,6 +121,31 @@ def test_without_threads_timed_calls_are_rejected_as_saturated(
     assert breaker.current_state == "closed"
     no_threads.undo()
     assert fetch() == "answer"
+
+
+def test_without_threads_an_answer_that_is_due_is_served_and_renewed_later(
+    no_threads: pytest.MonkeyPatch,
+) -> None:
+    """A refresh that cannot begin costs nobody anything, and is begun by the next who asks."""
+    answers = iter(range(100))
+    fetch = with_fallback(cached(ttl=3600, fresh_for=3600, refresh_ahead=3600, jitter=0))(
+        lambda: next(answers)
+    )
+    assert [fetch() for _ in range(20)] == [0] * 20
+    no_threads.undo()
+    assert eventually(lambda: fetch() > 0)
+
+
+def test_without_threads_a_cache_in_a_file_is_written_later(
+    no_threads: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A write for which there is no thread waits, and is made with the next one."""
+    store = SQLiteStore(tmp_path / "cache.db", name=next(_names))
+    fetch = with_fallback(cached(ttl=60, key="{number}", store=store))(lambda number: number)
+    assert fetch(1) == 1
+    no_threads.undo()
+    assert fetch(2) == 2
+    assert eventually(lambda: Counts.of(store.name)["written"] == 2)
 
 
 def test_without_threads_tasks_are_limited_all_the_same(no_threads: pytest.MonkeyPatch) -> None:
