@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resilient import Pipeline
-from resilient.engine.chain import accept_of, attempt, permits_of
+from resilient.engine.chain import accept_of, attempt, chain_of, permits_of
 from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Attempt
 from resilient.testing import fail
@@ -40,6 +40,30 @@ def gates(*lets: bool) -> tuple[list[str], list[Any]]:
 
 
 NONE: Any = SimpleNamespace(take=None, give=None, untake=None, accept=None)
+
+
+# Steps
+
+
+def test_the_steps_of_all_are_around_the_attempt_outermost_first() -> None:
+    """Each begins before and ends after those further in."""
+    seen: list[str] = []
+
+    def around(name: str) -> Any:
+        def steps(call: Any, proceed: Any) -> Any:
+            seen.append(f"into {name}")
+            outcome = yield from proceed(call)
+            seen.append(f"out of {name}")
+            return outcome
+
+        return SimpleNamespace(steps=steps)
+
+    call = call_of()
+    steps = chain_of([around("a"), around("b")])(call)
+    assert next(steps) is call
+    answered = Outcome("A", None, 0.0, 1.0)
+    assert outcome_of(steps, answered) is answered
+    assert seen == ["into a", "into b", "out of b", "out of a"]
 
 
 # Permits

@@ -62,6 +62,7 @@ def test_a_value_falls_under_the_first_bound_that_it_does_not_exceed(
         [0.1, 0.2],
         [0.4] * 3,
         [0.5, 0.25],
+        [0.75],
         [1.5],
         [0.0005] * 256,
         [5.0, 0.5, 1.5, 2.0, 3.0, 0.25, 4.0, 9.0],

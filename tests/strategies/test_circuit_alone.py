@@ -512,6 +512,16 @@ def test_with_a_ramp_a_good_probe_begins_the_way_back() -> None:
     assert let_in[-1].retry_after == pytest.approx(0.15)
 
 
+def test_probes_that_end_on_the_way_back_decide_nothing_there() -> None:
+    """Five failures in a row would end it; these were let in before it began."""
+    circuit = opened(ramp=True, probes=6)
+    hung = [admit(circuit, 10.0) for _ in range(5)]
+    assert call(circuit, 10.0) == []
+    for probe in hung:
+        assert changes(circuit.record(probe, 10.1, 0.1, failed=True, in_a_row=0)) == []
+    assert (circuit.state, circuit.ramp is None) == ("half-open", False)
+
+
 def climb(circuit: Circuit, *, failed: bool = False, seconds: float = 0.0) -> list[Any]:
     """Make a call each quarter second until something changes; return what, and when."""
     for tick in range(1, 40):

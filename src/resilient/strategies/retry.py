@@ -165,7 +165,7 @@ class Retry(Strategy):
 
     def longest(self, seconds: float) -> float:
         """Return what all attempts and pauses may take, as far as settings tell."""
-        others = max(0, self.attempts - 1 - len(self._bounds))
+        others = self.attempts - 1 - len(self._bounds)
         return self.attempts * seconds + sum(self._bounds) + others * self._bound(self.attempts)
 
     # The fast lane
