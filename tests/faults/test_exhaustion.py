@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import sys
 import threading
 from collections.abc import Iterator
 from itertools import count
@@ -24,9 +25,11 @@ from resilient import (
     timeout,
     with_fallback,
 )
+from resilient.degrade.outbox.worker import Worker
 from resilient.degrade.stores.counts import Counts
 from tests.waiting import eventually
 
+_start = threading.Thread.start
 _names = (f"exhausted {number}" for number in count())
 
 
@@ -146,6 +149,35 @@ def test_without_threads_a_cache_in_a_file_is_written_later(
     no_threads.undo()
     assert fetch(2) == 2
     assert eventually(lambda: Counts.of(store.name)["written"] == 2)
+
+
+def test_without_threads_health_looks_into_an_outbox_later(
+    no_threads: pytest.MonkeyPatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look for which there is no thread is not taken for one that is under way."""
+    outbox = Outbox(tmp_path / "outbox.db", name=next(_names))
+    no_threads.setattr(sys.modules[Outbox.__module__], "_FRESH_SECONDS", -1)  # each time anew
+
+    def shown() -> Any:
+        (condition,) = outbox.conditions()
+        return condition.details.get("output")
+
+    assert [shown(), shown()] == ["not looked at yet"] * 2
+    no_threads.setattr(threading.Thread, "start", _start)
+    assert eventually(lambda: shown() is None)
+    outbox.close()
+
+
+def test_without_threads_leases_are_renewed_as_soon_as_there_are_some(
+    no_threads: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A renewal that cannot begin is due again, and not the last one."""
+    outbox = Outbox(tmp_path / "outbox.db", name=next(_names))
+    worker = Worker(outbox, concurrency=1)
+    worker._renewal_due()
+    assert worker._timer is not None
+    worker._timer.cancel()
+    outbox.close()
 
 
 def test_without_threads_tasks_are_limited_all_the_same(no_threads: pytest.MonkeyPatch) -> None:

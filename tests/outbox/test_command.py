@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,14 @@ def test_one_call_is_shown_with_its_arguments(command: Command) -> None:
     shown = json.loads(command("show", "sqlite:///outbox.db", "2", "--json"))
     assert shown["arguments"]["kwargs"] == {"order_id": "o2", "card": "4222"}
     assert "no call 77" in command("show", "sqlite:///outbox.db", "77", status=1)
+
+
+def test_a_broken_row_is_shown_as_it_is(shop: Path, command: Command) -> None:
+    """Whoever looks at what was set aside sees what there is of its arguments."""
+    with closing(sqlite3.connect(shop / "outbox.db")) as file, file:
+        file.execute("UPDATE calls SET arguments = 'half a ' WHERE id = 2")
+    shown = json.loads(command("show", "sqlite:///outbox.db", "2", "--json"))
+    assert shown["arguments"] == "half a "
 
 
 def test_dead_calls_are_listed_retried_and_dropped(shop: Path, command: Command) -> None:

@@ -182,6 +182,15 @@ def test_a_file_of_something_else_is_left_alone(make_outbox: MakeOutbox) -> None
         assert file.execute("SELECT name FROM sqlite_master").fetchall() == [("orders",)]
 
 
+def test_a_file_of_something_else_with_a_version_is_left_alone(make_outbox: MakeOutbox) -> None:
+    """That others number their versions as well makes no outbox of their file."""
+    outbox = make_outbox("shop.db")
+    with opened(outbox.path) as file:
+        file.execute("PRAGMA user_version = 1")
+    with pytest.raises(OutboxError, match=r"shop\.db: a database of something else"):
+        outbox.put(NewCall("charge", NOTHING))
+
+
 def test_a_file_of_a_newer_version_is_left_alone(make_outbox: MakeOutbox) -> None:
     """An old worker in a rolling release does not guess."""
     outbox = make_outbox()
@@ -376,6 +385,88 @@ def test_a_file_that_others_hold_is_waited_for_and_then_given_up(make_outbox: Ma
         other.execute("ROLLBACK")
     outbox.put(NewCall("charge", NOTHING))
     assert len(outbox.pending()) == 2
+
+
+def test_a_file_that_others_hold_before_it_is_an_outbox_is_waited_for_as_well(
+    make_outbox: MakeOutbox,
+) -> None:
+    """To open it for the first time changes it, for which SQLite itself does not wait."""
+    outbox = make_outbox(patience=0.05)
+    with opened(outbox.path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OutboxError, match=r"busy for 0\.05 s"):
+            outbox.put(NewCall("charge", NOTHING))
+        other.execute("ROLLBACK")
+    outbox.put(NewCall("charge", NOTHING))
+    assert len(outbox.pending()) == 1
+
+
+def test_a_thread_that_holds_the_file_is_waited_for_and_then_given_up(
+    make_outbox: MakeOutbox,
+) -> None:
+    """The threads of a process take turns, and wait no longer than for other processes."""
+    outbox = make_outbox(patience=0.05)
+    outbox.put(NewCall("charge", NOTHING))
+    holds, goes_on = threading.Event(), threading.Event()
+
+    def hold(_: sqlite3.Connection) -> None:
+        holds.set()
+        goes_on.wait(30)
+
+    holder = threading.Thread(target=outbox.table.database.read, args=[hold])
+    holder.start()
+    try:
+        assert holds.wait(30)
+        with pytest.raises(OutboxError, match=r"busy for 0\.05 s"):
+            outbox.pending()
+    finally:
+        goes_on.set()
+        holder.join()
+    assert len(outbox.pending()) == 1
+
+
+def test_a_signal_handler_does_not_take_part_in_what_it_has_interrupted(outbox: Outbox) -> None:
+    """What is put in the midst of another put of this thread is refused, and spoils nothing."""
+
+    def interrupted(file: sqlite3.Connection) -> None:
+        with pytest.raises(OutboxError, match="in this very thread"):
+            outbox.put(NewCall("charge", NOTHING, key="of the handler"))
+        file.execute("UPDATE calls SET key = 'after'")
+
+    outbox.put(NewCall("charge", NOTHING, key="before"))
+    outbox.table.database.write(interrupted)
+    assert [call.key for call in outbox.pending()] == ["after"]
+
+
+def test_a_file_that_is_full_is_rolled_back_and_kept_open(outbox: Outbox) -> None:
+    """To open it again would take room, too; what its log holds is moved into the file at once."""
+    outbox.put(NewCall("charge", NOTHING))
+    database, size = outbox.table.database, outbox.path.stat().st_size
+    connection = database._connection
+    assert connection is not None
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(OutboxError, match="make room on the disk"):
+        outbox.put(NewCall("charge", f'"{"x" * 9000}"'))
+    assert database._connection is connection
+    assert not connection.in_transaction
+    assert outbox.path.stat().st_size > size
+    connection.execute("PRAGMA max_page_count = 1000000")
+    outbox.put(NewCall("charge", f'"{"x" * 9000}"'))
+    assert len(outbox.pending()) == 2
+
+
+def test_a_folder_that_goes_is_told_as_what_it_is(tmp_path: Path) -> None:
+    """That the room on its disk cannot be told either is not the trouble."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    outbox = Outbox(folder / "outbox.db", name=f"{tmp_path.name} folder")
+    folder.rmdir()
+    with pytest.raises(OutboxError, match="unable to open"):
+        outbox.put(NewCall("charge", NOTHING))
+    folder.mkdir()
+    outbox.put(NewCall("charge", NOTHING))
+    outbox.close()
 
 
 # The wall clock

@@ -8,7 +8,10 @@ import datetime as dt
 import enum
 import json
 import logging
+import sys
 import threading
+from importlib.machinery import ModuleSpec
+from types import SimpleNamespace
 from typing import Any, Literal, NewType, TypedDict
 
 import pytest
@@ -29,6 +32,7 @@ from resilient import (
     queued,
     with_fallback,
 )
+from resilient.degrade.outbox.replay import lasting_name
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted, each
 
@@ -322,6 +326,80 @@ def test_all_kinds_of_arguments_come_back(outbox: Outbox) -> None:
     charge(1, "2", 3.5, 4, c=True, d=None, e=[{"f": "g"}])
     assert outbox.drain() == 0
     assert seen == [(1, "2", (3.5, 4), True, {"d": None, "e": [{"f": "g"}]})]
+
+
+def test_arguments_by_name_come_back_from_two_stars(outbox: Outbox) -> None:
+    """Names of a caller's own are no argument of the name that the function has for them all."""
+    seen: list[Any] = []
+    answers = Scripted(ConnectionError, None)
+
+    @with_fallback(queued(outbox))
+    def charge(order_id: str, **rest: Any) -> None:
+        answers()
+        seen.append((order_id, rest))
+
+    charge("o1", cents=5, rest="of it")
+    kept = json.loads(outbox.pending()[0].arguments)
+    assert kept["kwargs"] == {"order_id": "o1", "cents": 5, "rest": "of it"}
+    assert outbox.drain() == 0
+    assert seen == [("o1", {"cents": 5, "rest": "of it"})]
+
+
+def test_what_has_no_signature_is_refused_when_decorating(outbox: Outbox) -> None:
+    """Its arguments could not be checked before they are kept."""
+    with pytest.raises(InvalidUse, match="has no signature"):
+        with_fallback(queued(outbox))(max)
+
+
+def test_a_function_makes_the_key(outbox: Outbox) -> None:
+    """The text that it returns is the key; one that returns no text leaves the call to others."""
+
+    @with_fallback(
+        queued(outbox, key=lambda order_id: order_id if order_id == 7 else f"o{order_id}")
+    )
+    def charge(order_id: int) -> None:
+        raise ConnectionError
+
+    assert isinstance(receipt := charge(1), Receipt)
+    assert receipt.key == "o1"
+    with pytest.raises(ConnectionError) as raised:
+        charge(7)
+    assert isinstance(raised.value.__cause__, InvalidUse)
+    assert "its function returned no text" in str(raised.value.__cause__)
+    assert [call.key for call in outbox.pending()] == ["o1"]
+
+
+@each(
+    "main, name",
+    {
+        "a module that is run": ({"__spec__": ModuleSpec("shop.worker", None)}, "shop.worker"),
+        "a file that is run": ({"__spec__": None, "__file__": "/srv/worker.py"}, "worker"),
+        "a prompt": ({"__spec__": None}, "__main__"),
+    },
+)
+def test_a_program_and_those_who_import_it_have_one_name_for_its_functions(
+    main: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a program has queued is found by a worker that imports it."""
+
+    def charge() -> None: ...
+
+    charge.__module__, charge.__qualname__ = "__main__", "Till.charge"
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(**main))  # type: ignore[arg-type]
+    assert lasting_name(charge) == f"{name}.Till.charge"
+
+
+def test_what_it_is_can_be_read(outbox: Outbox) -> None:
+    """A list of what is served instead names the outbox and the key."""
+    tier = queued(outbox, key="charge:{order_id}")
+    assert repr(tier) == f"queued({outbox!r}, key='charge:{{order_id}}')"
+    with_fallback(tier)(charge_of_order)
+    (replay,) = outbox.replays.values()
+    assert repr(replay) == f"<Replay {__name__}.charge_of_order>"
+
+
+def charge_of_order(order_id: str) -> None:
+    """Be a function with a name."""
 
 
 @each(

@@ -20,6 +20,7 @@ from resilient import (
     InvalidUse,
     NewCall,
     Outbox,
+    OutboxError,
     Receipt,
     bulkhead,
     circuit_breaker,
@@ -546,6 +547,102 @@ def test_a_call_of_a_file_that_was_moved_away_is_not_taken_for_one_of_the_new_fi
     assert other.id == claimed.call.id
     outbox.table.done(claimed.call)
     assert [call.queued for call in outbox.pending()] == [other.queued]
+
+
+def test_a_worker_that_had_stalled_leaves_the_call_to_whoever_is_awake(
+    make_outbox: MakeOutbox, virtual_time: VirtualTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim that took half of its lease is given back: another worker may be about to have it."""
+    outbox = make_outbox(lease=30)
+    answers = Scripted(ConnectionError, None)
+    stalls, claims, claim = iter([15.1, 14.9]), list[Any](), type(outbox.table).claim
+
+    def stall(*arguments: Any) -> Any:
+        claims.append(claim(*arguments))
+        virtual_time.sleep(next(stalls, 0))
+        return claims[-1]
+
+    @with_fallback(queued(outbox))
+    def charge() -> None:
+        answers()
+
+    charge()
+    monkeypatch.setattr(type(outbox.table), "claim", stall)
+    assert outbox.drain() == 0
+    first, second, last = claims
+    assert first.call.id == second.call.id
+    assert last is None
+    assert answers.calls == 2
+
+
+def test_a_worker_that_is_stopped_does_not_wait_for_a_file_that_cannot_be_written(
+    outbox: Outbox, virtual_time: VirtualTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a call came to is tried to be noted for a while, but not by a worker that is to end."""
+
+    def fail(*_: Any) -> None:
+        raise OutboxError("the disk is away")
+
+    answers = Scripted(ConnectionError, None)
+
+    @with_fallback(queued(outbox))
+    def charge() -> None:
+        answers()
+
+    charge()
+    monkeypatch.setattr(type(outbox.table), "done", fail)
+    began = virtual_time.now()
+    assert outbox.drain(timeout=3) == 1
+    assert 3 <= virtual_time.now() - began < 5
+
+
+def test_a_plain_function_that_returns_a_coroutine_is_awaited(outbox: Outbox) -> None:
+    """Its call is made when the coroutine has ended, and not when it was returned."""
+    made: list[str] = []
+
+    async def charged(order_id: str) -> None:
+        await asyncio.sleep(0)
+        made.append(order_id)
+
+    @with_fallback(queued(outbox))
+    def charge(order_id: str) -> Any:
+        answers()
+        return charged(order_id)
+
+    answers = Scripted(ConnectionError, None)
+    charge("o1")
+    assert outbox.drain() == 0
+    assert made == ["o1"]
+
+
+def test_a_drain_of_a_file_that_cannot_be_used_says_so(tmp_path: Path) -> None:
+    """Who waits for the outbox to be empty does not wait for a disk that is gone."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    outbox = Outbox(folder / "outbox.db", name=f"{tmp_path.name} drained")
+    folder.rmdir()
+    with pytest.raises(OutboxError, match="unable to open"):
+        outbox.drain()
+
+
+def test_a_retry_by_hand_wakes_the_worker(
+    make_outbox: MakeOutbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has mended something does not wait for the next look of a worker in this process."""
+    monkeypatch.setattr("resilient.degrade.outbox.worker.POLL_SECONDS", 3600)
+    outbox = make_outbox(max_attempts=1)
+    answers = Scripted(ConnectionError, ConnectionError, None)
+
+    @with_fallback(queued(outbox))
+    def charge() -> None:
+        answers()
+
+    charge()
+    with outbox.worker():
+        assert eventually(outbox.dead)
+        assert outbox.retry() == 1
+        assert eventually(lambda: outbox.replayed["success"] == 1)
+    assert outbox.dead() == outbox.pending() == []
 
 
 def test_nothing_runs_in_the_background_in_virtual_time(

@@ -87,8 +87,8 @@ class Worker:
             self._outbox.workers.discard(self)
             signals.unsubscribe(listener)
             timer, self._timer = self._timer, None
-            if timer is not None:
-                timer.cancel()
+            assert timer is not None
+            timer.cancel()
 
     def stop(self) -> None:
         """Begin no further call."""
