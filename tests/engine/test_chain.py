@@ -131,7 +131,7 @@ def test_a_success_is_one_if_all_say_so(
     seen, parts = gates(*lets)
     accept = accept_of(parts)
     assert accept is not None
-    assert (accept((), {}, "answer", 1.0), seen) == expected
+    assert (accept((), {}, "answer", 1.0, 2.0), seen) == expected
 
 
 # An attempt

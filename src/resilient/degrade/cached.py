@@ -24,10 +24,10 @@ from resilient.errors import InvalidSetting, InvalidUse, NothingToServe
 from resilient.strategies.matching import Matches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from resilient.engine.call import Call
-    from resilient.engine.strategy import Target
+    from resilient.engine.strategy import Accept, Target
 
 __all__ = ["Cached", "cached"]
 
@@ -177,7 +177,7 @@ class Cached(Tier[Never]):
         """Whether a call may be answered without being made."""
         return self.fresh_for > 0 or self.negatives.seconds > 0
 
-    def keeper(self) -> Callable[[tuple[Any, ...], Mapping[str, Any], Any, float], bool]:
+    def keeper(self) -> Accept:
         """Return the function that keeps an answer, for the fast lane.
 
         All that does not change from call to call is looked up here, once.
@@ -185,7 +185,11 @@ class Cached(Tier[Never]):
         key, put, ttl, namespace = self._key, self.shelf.put, self.ttl, self._namespace
 
         def keep(
-            args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Any, _seconds: float
+            args: tuple[Any, ...],
+            kwargs: Mapping[str, Any],
+            value: Any,
+            _started: float,
+            ended: float,
         ) -> bool:
             try:
                 own_key = key(args, kwargs)
@@ -194,16 +198,17 @@ class Cached(Tier[Never]):
                 return True
             try:
                 if own_key is not None:
-                    put(own_key if namespace is None else (namespace, own_key), value, ttl)
+                    put(own_key if namespace is None else (namespace, own_key), value, ttl, ended)
             except Exception as error:
                 report_broken("cache store", error)
             return True
 
         return keep
 
-    def keep(self, call: Call, value: Any) -> None:
+    def keep(self, call: Call, answered: Outcome) -> None:
         """Keep the answer of `call`."""
-        self.keeper()(call.args, call.kwargs, value, 0.0)
+        keep = self.keeper()
+        keep(call.args, call.kwargs, answered.value, answered.started, answered.ended)
 
     def freshness(self, key: Key) -> float:
         """Return for how long an answer for `key` is fresh; not the same for all keys.

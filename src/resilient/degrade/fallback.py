@@ -14,6 +14,7 @@ from resilient.degrade.served import note_all_failed, note_served, tell_served
 from resilient.degrade.tier import Answer, Tier
 from resilient.engine import clock
 from resilient.engine.call import Call
+from resilient.engine.chain import all_of
 from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import Pipeline
 from resilient.engine.refusals import StandIn
@@ -97,12 +98,7 @@ class Fallback(Strategy, Generic[D]):
     @property
     def accept(self) -> Accept | None:
         """Keep each answer."""
-        if not self._keepers:
-            return None
-        keep, *others = [tier.keeper() for tier in self._keepers]
-        if not others:
-            return keep
-        return lambda *call: all(one(*call) for one in (keep, *others))
+        return all_of([tier.keeper() for tier in self._keepers])
 
     @property
     def stand_in(self) -> StandIn | None:
@@ -123,7 +119,7 @@ class Fallback(Strategy, Generic[D]):
         """Keep an answer that came after its caller had given up."""
         if outcome.error is None:
             for tier in self._keepers:
-                tier.keep(call, outcome.value)
+                tier.keep(call, outcome)
 
     def steps(self, call: Call, proceed: Proceed) -> Steps[Outcome]:
         """Proceed, and serve a tier if that comes to nothing."""
@@ -154,7 +150,7 @@ class Fallback(Strategy, Generic[D]):
         # What a fallback further in has served is no answer of the dependency.
         if outcome.error is None and call.served is None:
             for tier in self._keepers:
-                tier.keep(call, outcome.value)
+                tier.keep(call, outcome)
         return outcome
 
     def _ask(self, tier: Tier[D], call: Call, failed: Outcome) -> Steps[Answer]:

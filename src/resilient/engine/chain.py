@@ -12,7 +12,7 @@ from resilient.engine.outcome import Outcome
 from resilient.engine.steps import Attempt, Proceed, Steps
 from resilient.engine.strategy import Accept, Strategy
 
-__all__ = ["accept_of", "attempt", "chain_of", "permits_of"]
+__all__ = ["accept_of", "all_of", "attempt", "chain_of", "permits_of"]
 
 
 def chain_of(strategies: Sequence[Strategy]) -> Proceed:
@@ -74,11 +74,18 @@ def permits_of(
 
 def accept_of(strategies: Sequence[Strategy]) -> Accept | None:
     """Return what looks at a success for each of `strategies`, innermost first."""
-    parts = [part for one in reversed(strategies) if (part := one.accept) is not None]
+    return all_of([part for one in reversed(strategies) if (part := one.accept) is not None])
+
+
+def all_of(parts: Sequence[Accept]) -> Accept | None:
+    """Return what asks each of `parts`, until one says no."""
     if len(parts) < 2:
         return parts[0] if parts else None
 
-    def accept(args: Any, kwargs: Any, value: Any, seconds: float) -> bool:
-        return all(part(args, kwargs, value, seconds) for part in parts)
+    def accept(args: Any, kwargs: Any, value: Any, started: float, ended: float) -> bool:
+        for part in parts:  # noqa: SIM110 - a generator takes longer than they do
+            if not part(args, kwargs, value, started, ended):
+                return False
+        return True
 
     return accept

@@ -78,7 +78,7 @@ def sync_lane(pipeline: Pipeline, function: Function) -> Function:
                     return run_async(pipeline, function, args, kwargs, value)
                 end = now()
                 if lane.epoch is epoch and (
-                    accept is None or accept(args, kwargs, value, end - start)
+                    accept is None or accept(args, kwargs, value, start, end)
                 ):
                     note(end - start)
                     if len(journal) >= JOURNAL_SIZE:
@@ -179,7 +179,7 @@ def async_lane(pipeline: Pipeline, function: Function) -> Function:
                     cut.end(token)
                 end = now()
                 if lane.epoch is epoch and (
-                    accept is None or accept(args, kwargs, value, end - start)
+                    accept is None or accept(args, kwargs, value, start, end)
                 ):
                     note(end - start)
                     if len(journal) >= JOURNAL_SIZE:
@@ -250,10 +250,10 @@ def _accepting(pipeline: Pipeline) -> Accept | None:
     if pipeline.resolution is None:
         return accept
 
-    def accept_in_time(args: Any, kwargs: Any, value: Any, seconds: float) -> bool:
-        if now() >= lane.due:
+    def accept_in_time(args: Any, kwargs: Any, value: Any, started: float, ended: float) -> bool:
+        if ended >= lane.due:
             settle()
-        return accept is None or accept(args, kwargs, value, seconds)
+        return accept is None or accept(args, kwargs, value, started, ended)
 
     return accept_in_time
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Accept", "LanePart", "Strategy", "Target"]
 
 P = ParamSpec("P")
-#: Called with (args, kwargs, value, seconds).
-Accept = Callable[[tuple[Any, ...], Mapping[str, Any], Any, float], bool]
+#: Called with (args, kwargs, value, started, ended).
+Accept = Callable[[tuple[Any, ...], Mapping[str, Any], Any, float, float], bool]
 R = TypeVar("R")
 
 

@@ -174,11 +174,11 @@ class Retry(Strategy):
     def accept(self) -> Accept | None:
         """Look at returned values, if some of them are to be tried again."""
         if self._judges_values:  # which takes tenacity's view of the call
-            return lambda _args, _kwargs, _value, _seconds: False
+            return lambda *_: False
         if self.on_result is None:
             return None
         on_result = self.on_result
-        return lambda _args, _kwargs, value, _seconds: not _dislikes(on_result, value)
+        return lambda _args, _kwargs, value, *_: not _dislikes(on_result, value)
 
     def absorb(self, count: int, seconds: float, when: float) -> None:
         """Put the successes of the fast lane into the budget."""

@@ -125,11 +125,13 @@ class MemoryStore:
             value = snapshot(value)
         return Entry(value, age)
 
-    def put(self, key: Hashable, value: Any, ttl: float) -> None:
-        """Keep `value` under `key`, in place of the oldest if there is no room."""
+    def put(self, key: Hashable, value: Any, ttl: float, moment: float | None = None) -> None:
+        """Keep `value`, of `moment` or now, under `key`; the oldest go if there is no room."""
         if type(value) not in IMMUTABLE and self.copies:
             value = snapshot(value)
-        entries, moment = self._entries, now()
+        if moment is None:
+            moment = now()
+        entries = self._entries
         # Each of these is atomic; between two of them another thread's entry may come first.
         old = entries.pop(key, None)
         entries[key] = (value, moment, ttl)

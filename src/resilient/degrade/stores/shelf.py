@@ -59,8 +59,8 @@ class Shelf(Protocol):
     seconds: float
 
     @property
-    def put(self) -> Callable[[Key, Any, float], None]:
-        """The function that keeps a value under a key for some seconds."""
+    def put(self) -> Callable[[Key, Any, float, float], None]:
+        """The function that keeps a value under a key for some seconds from a moment on."""
         ...
 
     def at_hand(self, key: Key) -> Entry | None:
@@ -138,14 +138,14 @@ class RemoteShelf:
         """Return the name of the answer for `key`."""
         return name_of(key, self.version, self.label, readable=self.readable)
 
-    def put(self, key: Key, value: Any, ttl: float) -> None:
-        """Have `value` written soon; as it is now."""
+    def put(self, key: Key, value: Any, ttl: float, moment: float) -> None:
+        """Have `value`, which is of `moment`, written soon; as it is now."""
         if type(value) not in IMMUTABLE:
             value = snapshot(value)
         if self.guarded.is_async:
             self.guarded.note_loop()
         # A part of the fast lane: this is the fastest way to make a value.
-        answer = new(_Answer, (self, key, value, ttl, clock.now()))
+        answer = new(_Answer, (self, key, value, ttl, moment))
         self._behind((self._scope, key), answer)
 
     def at_hand(self, key: Key) -> Entry | None:

@@ -176,7 +176,7 @@ class CircuitBreaker(CircuitPassage):
         slow = self._circuit.rules.slow_call_seconds
         if slow == inf:
             return None
-        return lambda _args, _kwargs, _value, seconds: seconds < slow
+        return lambda _args, _kwargs, _value, started, ended: ended - started < slow
 
     @property
     def rejecting(self) -> Rejecting | None:
