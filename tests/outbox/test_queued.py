@@ -354,9 +354,10 @@ def test_what_has_no_signature_is_refused_when_decorating(outbox: Outbox) -> Non
 def test_a_function_makes_the_key(outbox: Outbox) -> None:
     """The text that it returns is the key; one that returns no text leaves the call to others."""
 
-    @with_fallback(
-        queued(outbox, key=lambda order_id: order_id if order_id == 7 else f"o{order_id}")
-    )
+    def key_of(order_id: int) -> Any:
+        return order_id if order_id == 7 else f"o{order_id}"
+
+    @with_fallback(queued(outbox, key=key_of))
     def charge(order_id: int) -> None:
         raise ConnectionError
 

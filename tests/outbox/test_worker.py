@@ -610,7 +610,7 @@ def test_a_plain_function_that_returns_a_coroutine_is_awaited(outbox: Outbox) ->
         return charged(order_id)
 
     answers = Scripted(ConnectionError, None)
-    charge("o1")
+    assert isinstance(charge("o1"), Receipt)
     assert outbox.drain() == 0
     assert made == ["o1"]
 
