@@ -12,6 +12,7 @@ from contextvars import Context, copy_context
 from typing import Any
 
 import pytest
+from pybreaker import CircuitBreakerListener
 
 from resilient import (
     BulkheadFull,
@@ -241,20 +242,69 @@ def test_blocks_that_are_left_in_other_contexts_are_each_left_once(
 ) -> None:
     """Also if one takes another's, which was entered before it or is within the same context."""
     shop = Dependency("left in disorder", max_concurrent=9, total_timeout=5)
-    assert shop.bulkhead is not None
-    shop.__enter__()
-    for _ in range(3):
-        elsewhere(shop.__enter__)
-    assert shop.bulkhead.in_flight == 4
-    for _ in range(3):
-        elsewhere(shop.__exit__, None, None, None)
-    assert shop.bulkhead.in_flight == 1
-    shop.__exit__(None, None, None)
-    assert shop.bulkhead.in_flight == 0
-    with pytest.raises(RuntimeError, match="without having been entered"):
+    permits = shop.bulkhead
+    assert permits is not None
+
+    def enter_and_leave() -> None:
+        shop.__enter__()
+        for _ in range(3):
+            elsewhere(shop.__enter__)
+        assert permits.in_flight == 4
+        for _ in range(3):
+            elsewhere(shop.__exit__, None, None, None)
+        assert permits.in_flight == 1
         shop.__exit__(None, None, None)
+        assert permits.in_flight == 0
+        with pytest.raises(RuntimeError, match="without having been entered"):
+            shop.__exit__(None, None, None)
+        assert remaining() is None
+
+    elsewhere(enter_and_leave)  # whose context keeps a limit that has ended
     assert calls("left in disorder") == {"success": 4}
-    assert remaining() is None
+
+
+def test_blocks_need_not_be_left_in_the_order_in_which_they_were_entered(
+    virtual_time: VirtualTime,
+) -> None:
+    """Each is found among the others, also where all were entered in another context."""
+    shop, mail = (
+        Dependency(name, breaker=circuit_breaker(fail_max=1)) for name in ("crossing", "crossed")
+    )
+    for through in (lambda enter: enter(), elsewhere):
+        through(shop.__enter__)
+        through(mail.__enter__)
+        shop.__exit__(ConnectionError, ConnectionError("reset"), None)
+        mail.__exit__(None, None, None)
+        assert shop.breaker is not None
+        assert shop.breaker.current_state == "open"
+        shop.breaker.reset()
+    assert (calls("crossing"), calls("crossed")) == ({"failure": 2}, {"success": 2})
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_ctrl_c_as_a_block_is_left_leaves_it(virtual_time: VirtualTime, is_async: bool) -> None:
+    """In a listener, as at any other moment: it is not lost, and permits are given back."""
+
+    class Interrupting(CircuitBreakerListener):
+        def success(self, cb: Any) -> None:
+            raise KeyboardInterrupt
+
+    guard = circuit_breaker(fail_max=1, listeners=[Interrupting()])
+    shop = Dependency(f"interrupted: {is_async}", breaker=guard, max_concurrent=1)
+
+    async def use_async() -> None:
+        async with shop:
+            pass
+
+    def use() -> None:
+        with shop:
+            pass
+
+    with pytest.raises(KeyboardInterrupt):
+        virtual_time.run(use_async()) if is_async else use()
+    assert shop.bulkhead is not None
+    assert shop.bulkhead.in_flight == 0
+    assert calls(shop.name) == {"cancelled": 1}
 
 
 def test_a_thread_keeps_no_blocks_that_others_have_left(virtual_time: VirtualTime) -> None:

@@ -253,6 +253,27 @@ def test_a_block_holds_a_permit(virtual_time: VirtualTime) -> None:
     assert guard.in_flight == 0
 
 
+def test_a_block_that_has_waited_in_vain_does_not_run(virtual_time: VirtualTime) -> None:
+    """Its place in the queue ends with `max_wait`, in a thread and in a task."""
+    guard = bulkhead(1, max_waiting=1, max_wait=2)
+    waited: list[float] = []
+
+    async def main() -> None:
+        begun = virtual_time.now()
+        with pytest.raises(BulkheadFull):
+            await guard.__aenter__()
+        waited.append(virtual_time.now() - begun)
+
+    with guard:
+        begun = virtual_time.now()
+        with pytest.raises(BulkheadFull):
+            guard.__enter__()
+        waited.append(virtual_time.now() - begun)
+        virtual_time.run(main())
+    assert waited == [2, 2]
+    assert (guard.in_flight, guard.waiting) == (0, 0)
+
+
 def test_calls_in_flight_can_be_seen(virtual_time: VirtualTime) -> None:
     """The gauge is there at zero, and shows the calls that have been let in."""
     guarded = circuit_breaker("seen in flight", fail_max=9)(bulkhead(5)(Crowd().ask))
