@@ -201,6 +201,18 @@ def test_what_is_no_exception_leaves_at_once(
     assert calls(f"left by {error.__name__}") == {"cancelled": 1}
 
 
+def test_ctrl_c_in_a_hook_leaves_the_loop(virtual_time: VirtualTime) -> None:
+    """Between two attempts it is not swallowed with the error of the first."""
+    ask, interrupt = Scripted(ConnectionError), Scripted(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        attempt_at(
+            ask,
+            attempts=retrying(on=ConnectionError, after=interrupt, name="left in a hook"),
+        )
+    assert (ask.calls, interrupt.calls) == (1, 1)
+    assert calls("left in a hook") == {"cancelled": 1}
+
+
 def test_an_error_that_the_user_catches_ends_the_loop(virtual_time: VirtualTime) -> None:
     """Who catches the last error around the block comes to the end of the loop."""
     ask = Scripted(KeyError)
@@ -296,6 +308,15 @@ def test_an_attempt_is_one_block_and_not_two(virtual_time: VirtualTime) -> None:
         raise ConnectionError
     with pytest.raises(InvalidUse, match="attempt"):
         attempt.__enter__()
+
+
+def test_an_attempt_has_to_end_before_the_next(virtual_time: VirtualTime) -> None:
+    """Who takes the next attempt within the block of one is told so, at the first and later."""
+    attempts = iter(retrying(on=ConnectionError, budget=None))
+    with next(attempts):
+        raise ConnectionError
+    with next(attempts), pytest.raises(InvalidUse, match="is a block"):
+        next(attempts)
 
 
 def test_an_attempt_cannot_be_used_after_its_loop(virtual_time: VirtualTime) -> None:

@@ -8,7 +8,9 @@ so that one strategy object can be entered from many threads and tasks at once.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextvars import ContextVar, Token
+from functools import partial
 from typing import Any, final
 
 from resilient.engine import clock, signals
@@ -79,15 +81,12 @@ class Block:
         steps = self._steps
         if steps is None:
             return self._limited_only(error)
-        try:
-            if error is None or isinstance(error, Exception):
-                step = steps.send(Outcome(None, error, self.started, clock.now()))
-            else:
-                step = steps.throw(error)
-            reached = yield from until_attempt(steps, step)
-        except StopIteration as finished:
-            outcome: Outcome = finished.value
-            return outcome
+        go_on: Callable[[], Step]
+        if error is None or isinstance(error, Exception):
+            go_on = partial(steps.send, Outcome(None, error, self.started, clock.now()))
+        else:
+            go_on = partial(steps.throw, error)
+        reached = yield from until_attempt(steps, go_on)
         assert isinstance(reached, Outcome), "a block is attempted once"
         return reached
 
@@ -101,17 +100,13 @@ class Block:
 
 def opening(steps: Steps[Outcome]) -> Steps[Attempt | Outcome]:
     """Carry `steps` out as far as the attempt, or to their end."""
-    try:
-        step = next(steps)
-    except StopIteration as finished:
-        outcome: Outcome = finished.value
-        return outcome
-    return (yield from until_attempt(steps, step))
+    return (yield from until_attempt(steps, partial(next, steps)))
 
 
-def until_attempt(steps: Steps[Outcome], step: Step) -> Steps[Attempt | Outcome]:
-    """Carry `steps` out from `step` on, as far as the next attempt, or to their end."""
+def until_attempt(steps: Steps[Outcome], go_on: Callable[[], Step]) -> Steps[Attempt | Outcome]:
+    """Carry `steps` out as far as the next attempt, or to their end, after they `go_on`."""
     try:
+        step = go_on()
         while not isinstance(step, Attempt):
             try:
                 reply = yield step
@@ -161,8 +156,8 @@ def _call(strategy: Strategy, *, is_async: bool) -> Call:
 
 def _begin(strategy: Strategy, steps: Steps[Outcome], reached: Any) -> Block:
     if isinstance(reached, Outcome):
-        reached.result()
-        raise AssertionError("a block's steps ended without an attempt or an error")
+        assert reached.error is not None, "nothing stands in for a block"
+        raise reached.error
     return _entering(Block(strategy, steps, reached.limit))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, final
 
 from resilient.engine import clock
 from resilient.engine import settings as checks
-from resilient.engine.blocks import opening, until_attempt
+from resilient.engine.blocks import until_attempt
 from resilient.engine.call import Call
 from resilient.engine.callables import calling_place
 from resilient.engine.drivers import drive, drive_async
@@ -17,7 +18,7 @@ from resilient.engine.locks import new_lock
 from resilient.engine.measures import Measures
 from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import Pipeline
-from resilient.engine.steps import Step, Steps
+from resilient.engine.steps import Attempt, Step, Steps
 from resilient.engine.strategy import Target
 from resilient.errors import InvalidUse
 from resilient.strategies.retry import Retry
@@ -57,29 +58,22 @@ class _Loop:
     def __init__(self, pipeline: Pipeline, *, is_async: bool) -> None:
         self._call = Call(pipeline, _nothing, (), {}, is_async=is_async)
         self._steps = pipeline.steps(self._call)
-        self._pending: Step | None = None
-        self._begun = False
+        #: What leads to the next attempt; None while there is one that has not ended.
+        self._go_on: Callable[[], Step] | None = partial(next, self._steps)
         self._ended = False
         self._number = 0
-        #: The attempts whose blocks have begun; one less than the number while one is awaited.
+        #: The attempts whose blocks have begun.
         self._entered = 0
 
     def next(self) -> Steps[AttemptBlock | None]:
         """Carry out what lies between two attempts; None when there is no further one."""
-        if self._entered < self._number:
-            raise InvalidUse("every attempt of retrying() is a block: `with attempt: ...`")
         if self._ended:
             return None
-        if not self._begun:
-            self._begun = True
-            reached = yield from opening(self._steps)
-        else:
-            assert self._pending is not None
-            reached = yield from until_attempt(self._steps, self._pending)
-        if isinstance(reached, Outcome):
-            self._ended = True
-            reached.result()
-            return None
+        go_on, self._go_on = self._go_on, None
+        if go_on is None:
+            raise InvalidUse("every attempt of retrying() is a block: `with attempt: ...`")
+        reached = yield from until_attempt(self._steps, go_on)
+        assert isinstance(reached, Attempt), "a loop ends with an attempt"
         self._number += 1
         return AttemptBlock(self, self._number)
 
@@ -93,9 +87,12 @@ class _Loop:
 
     def attempted(self, error: BaseException | None, started: float) -> bool:
         """Take note of an attempt; return whether its error is to be swallowed."""
+        if self._ended:  # the loop was closed within the block
+            return False
         try:
             if error is None or isinstance(error, Exception):
-                self._pending = self._steps.send(Outcome(None, error, started, clock.now()))
+                step = self._steps.send(Outcome(None, error, started, clock.now()))
+                self._go_on = lambda: step
                 return True
             self._steps.throw(error)
         except StopIteration as finished:
