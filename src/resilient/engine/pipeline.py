@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import takewhile
 from math import inf
 from types import CoroutineType
 from typing import ParamSpec, TypeVar, final
@@ -296,12 +297,8 @@ class Pipeline:
 
     def refuses(self, call: Call, strategy: Strategy) -> bool:
         """Whether a strategy further in than `strategy` would reject `call` if it were made now."""
-        for one in reversed(self.strategies):
-            if one is strategy:
-                return False
-            if one.refuses(call):
-                return True
-        raise AssertionError("unreachable")
+        further_in = takewhile(lambda one: one is not strategy, reversed(self.strategies))
+        return any(one.refuses(call) for one in further_in)
 
     def came_late(self, call: Call, outcome: Outcome) -> None:
         """Tell strategies what an abandoned call came to after all."""

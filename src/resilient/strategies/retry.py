@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
-from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -191,7 +190,9 @@ class Retry(Strategy):
         """Try until it succeeds, or there is a reason not to."""
         failed: Outcome | None = None
         history = History(self, call)
-        for attempt in count(1):
+        attempt = 0
+        while True:
+            attempt += 1
             outcome = yield from proceed(call)
             history.attempt, history.outcome = attempt, outcome
             error = outcome.error
@@ -222,7 +223,6 @@ class Retry(Strategy):
                 call.is_async and (attempt % _AT_ONCE == 0 or outcome.duration > _BRIEFLY)
             ):
                 yield Sleep(pause)
-        raise AssertionError("unreachable")
 
     def _wants_another(self, value: Any, history: History) -> bool:
         """Whether a returned value is one that is tried again."""

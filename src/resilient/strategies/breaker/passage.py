@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
+from itertools import takewhile
 from math import inf
 from typing import Any, Self
 
@@ -125,9 +126,11 @@ class CircuitPassage(CircuitInterface):
         """Return how many seconds `call` may take by its own limits."""
         seconds = inf if call.limit is None else max(0.0, call.limit.expires - now)
         within = inf
-        for one in reversed(call.pipeline.strategies):
-            if one is self or one.rejects_by_key:
-                break
+        further_in = takewhile(
+            lambda one: one is not self and not one.rejects_by_key,
+            reversed(call.pipeline.strategies),
+        )
+        for one in further_in:
             within = one.longest(within)
         return min(seconds, within)
 
