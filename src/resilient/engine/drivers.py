@@ -90,14 +90,12 @@ async def drive_async(steps: Steps[T]) -> T:
 
 
 def _carry_out(step: Sleep | Wait | Detach) -> Any:
-    match step:
-        case Sleep():
-            return clock.current.sleep(step.seconds)
-        case Wait():
-            return clock.current.wait(step.waiter, step.until)
-        case Detach():
-            drive(step.steps)
-            return _nothing_to_cancel
+    if isinstance(step, Sleep):
+        return clock.current.sleep(step.seconds)
+    if isinstance(step, Wait):
+        return clock.current.wait(step.waiter, step.until)
+    drive(step.steps)
+    return _nothing_to_cancel
 
 
 def _nothing_to_cancel() -> None:
@@ -146,14 +144,12 @@ def needs_a_loop(function: Callable[..., Any]) -> ResilientError:
 
 
 async def _carry_out_async(step: Wait | Detach) -> Any:
-    match step:
-        case Wait():
-            return await clock.current.wait_async(step.waiter, step.until)
-        case Detach():
-            task = asyncio.get_running_loop().create_task(drive_async(step.steps))
-            _detached.add(task)
-            task.add_done_callback(_detached_ended)
-            return task.cancel
+    if isinstance(step, Wait):
+        return await clock.current.wait_async(step.waiter, step.until)
+    task = asyncio.get_running_loop().create_task(drive_async(step.steps))
+    _detached.add(task)
+    task.add_done_callback(_detached_ended)
+    return task.cancel
 
 
 # The loop itself holds its tasks only weakly.
