@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from types import CoroutineType, TracebackType
 from typing import Any, ParamSpec, TypeVar, cast, final
@@ -279,22 +280,19 @@ def _stream(function: Function, begin: Begin) -> Function:
 
 def _async_stream(function: Function, begin: Begin) -> Function:
     async def observed(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        with begin(args, kwargs):
+        with begin(args, kwargs), suppress(StopAsyncIteration):
             stream = function(*args, **kwargs)
-            try:
-                item = await anext(stream)
-                while True:
-                    try:
-                        sent = yield item
-                    except GeneratorExit:
-                        await stream.aclose()
-                        raise
-                    except BaseException as thrown:
-                        item = await stream.athrow(thrown)
-                    else:
-                        item = await stream.asend(sent)
-            except StopAsyncIteration:
-                return
+            item = await anext(stream)
+            while True:
+                try:
+                    sent = yield item
+                except GeneratorExit:
+                    await stream.aclose()
+                    raise
+                except BaseException as thrown:
+                    item = await stream.athrow(thrown)
+                else:
+                    item = await stream.asend(sent)
 
     return observed
 
