@@ -28,7 +28,9 @@ from resilient import (
     with_fallback,
 )
 from resilient.engine import clock
+from resilient.engine.waiting import Waiter
 from resilient.testing import VirtualLoop, VirtualTime, fail, pass_through
+from resilient.testing.plugin import pytest_unconfigure
 from tests.doubles import Scripted, calls
 
 # Virtual time
@@ -167,10 +169,54 @@ def test_a_wait_that_nothing_can_end_is_told(virtual_time: VirtualTime) -> None:
         virtual_time.acquire(locked(), None)
 
 
+def test_a_task_on_another_loop_is_told_of_such_a_wait(virtual_time: VirtualTime) -> None:
+    """On a loop of real time, where nothing but other tasks could end it."""
+    with pytest.raises(RuntimeError, match=r"VirtualTime\.run"):
+        asyncio.run(virtual_time.wait_async(Waiter(), None))
+
+
+def test_a_lock_is_waited_for_in_virtual_time(virtual_time: VirtualTime) -> None:
+    """A free one is taken at once, and one that is let go on the way when its time is over."""
+    began = virtual_time.now()
+    assert virtual_time.acquire(threading.Lock(), None)
+    assert virtual_time.now() == began
+    assert not virtual_time.acquire(locked(), 2)
+    lock = locked()
+    virtual_time.later(1, lock.release)
+    assert virtual_time.acquire(lock, 2)
+    assert virtual_time.now() == began + 4
+
+
+def test_who_waits_is_woken_by_what_is_due(virtual_time: VirtualTime) -> None:
+    """Time goes from one callback to the next, past those that are cancelled, and no further."""
+    began, woken = virtual_time.now(), Waiter()
+    virtual_time.later(1, lambda: None).cancel()
+    virtual_time.later(2, lambda: None)
+    virtual_time.later(3, woken.wake)
+    virtual_time.later(5, lambda: None)
+    assert virtual_time.next_due() == began + 2
+    assert not virtual_time.wait(Waiter(), began + 1)
+    assert virtual_time.wait(woken, began + 60)
+    assert virtual_time.now() == began + 3
+    assert not virtual_time.wait(Waiter(), began + 4)
+    assert virtual_time.now() == began + 4
+    with pytest.raises(RuntimeError, match="for ever"):
+        virtual_time.wait(Waiter(), None)
+
+
 def locked() -> threading.Lock:
     lock = threading.Lock()
     lock.acquire()
     return lock
+
+
+def test_the_plugin_loads_nothing_for_tests_that_have_logged_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the end of their run there are no summaries to be kept back."""
+    monkeypatch.delitem(sys.modules, "resilient.telemetry.events")
+    pytest_unconfigure()
+    assert "resilient.telemetry.events" not in sys.modules
 
 
 def test_the_fixture_can_be_imported() -> None:
@@ -226,6 +272,19 @@ def test_a_fault_can_be_a_delay(virtual_time: VirtualTime) -> None:
         began = virtual_time.now()
         assert ask() == "answer"
         assert virtual_time.now() - began == 1
+
+
+def test_an_asynchronous_function_can_be_slowed_down(virtual_time: VirtualTime) -> None:
+    """It answers all the same, later."""
+
+    @circuit_breaker("slowed down in a task")
+    async def ask(name: str) -> str:
+        return f"answer for {name}"
+
+    began = virtual_time.now()
+    with fail("slowed down in a task", after=1):
+        assert virtual_time.run(ask("u1")) == "answer for u1"
+    assert virtual_time.now() - began == 1
 
 
 def test_an_asynchronous_function_can_be_made_to_fail(virtual_time: VirtualTime) -> None:

@@ -80,7 +80,7 @@ class VirtualTime:
         self._due: list[tuple[float, int, _VirtualTimer]] = []
         self._order = count()
         self._own = _OfThread()
-        self._replaced: clock.Clock | None = None
+        self._replaced: clock.Clock = clock.current
 
     def __enter__(self) -> VirtualTime:
         self._replaced = clock.install(self)
@@ -92,8 +92,7 @@ class VirtualTime:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._replaced is not None:
-            clock.install(self._replaced)
+        clock.install(self._replaced)
 
     def now(self) -> float:
         """Return the virtual time in seconds."""
