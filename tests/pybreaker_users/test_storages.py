@@ -156,6 +156,21 @@ def test_the_rest_of_the_open_period_is_left_to_a_new_process(
     assert newcomer.retry_after == pytest.approx(20, abs=3)
 
 
+def test_a_breaker_follows_one_that_lets_probes_through(
+    upstream: Upstream, storage: Storage
+) -> None:
+    """Half-open in one process is half-open in the others, before their own period is over."""
+    one, other = make(storage), make(storage)
+    here, there = upstream.guarded(one), upstream.guarded(other)
+    upstream.down()
+    outcomes_of(here, 3)
+    assert outcome_of(there) == "rejected"
+    one.half_open()
+    upstream.up()
+    assert outcome_of(there) == "answered"
+    assert other.transitions["half-open"] == 1
+
+
 def test_counters_are_those_of_the_storage(upstream: Upstream, storage: Storage) -> None:
     """Who looks at the storage sees what the breaker has counted, and the other way round."""
     breaker = make(storage, success_threshold=2)

@@ -274,6 +274,25 @@ def test_a_block_that_has_waited_in_vain_does_not_run(virtual_time: VirtualTime)
     assert (guard.in_flight, guard.waiting) == (0, 0)
 
 
+def test_a_coroutine_that_a_plain_function_returns_holds_the_permit(
+    virtual_time: VirtualTime,
+) -> None:
+    """One permit, from the time that it is awaited until it has ended."""
+    guard = bulkhead(2)
+
+    async def answer() -> int:
+        return guard.in_flight
+
+    @guard
+    def ask() -> Any:
+        return answer()
+
+    async def main() -> list[int]:
+        return [guard.in_flight, await ask(), await ask(), guard.in_flight]
+
+    assert virtual_time.run(main()) == [0, 1, 1, 0]
+
+
 def test_calls_in_flight_can_be_seen(virtual_time: VirtualTime) -> None:
     """The gauge is there at zero, and shows the calls that have been let in."""
     guarded = circuit_breaker("seen in flight", fail_max=9)(bulkhead(5)(Crowd().ask))

@@ -20,9 +20,11 @@ import pytest
 
 from resilient import (
     CallTimeout,
+    InvalidUse,
     MemoryStore,
     cached,
     circuit_breaker,
+    default,
     degradation_scope,
     pipeline_of,
     retry,
@@ -225,6 +227,16 @@ class Point:
         return f"Point({self.x})"
 
 
+class Region:
+    """With a stable text, and equal to nothing but itself."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Region({self.name})"
+
+
 @each(
     "pair",
     {
@@ -249,6 +261,7 @@ class Point:
         "paths": (pathlib.PurePosixPath("a"), pathlib.PurePosixPath("b")),
         "enum and value": (Colour.RED, 1),
         "objects": (Point(1), Point(2)),
+        "objects by their text": (Region("eu"), Region("us")),
         "joined text": (("1:2", "3"), ("1", "2:3")),
     },
 )
@@ -277,6 +290,7 @@ def test_arguments_that_differ_have_answers_of_their_own(
         "uuid": lambda: uuid.UUID(int=5),
         "enum": lambda: Colour.RED,
         "object with a stable text": lambda: Point(1),
+        "object that is its text": lambda: Region("eu"),
         "path": lambda: pathlib.PurePosixPath("a/b"),
     },
 )
@@ -303,6 +317,32 @@ def test_it_makes_no_difference_how_an_argument_is_given(virtual_time: VirtualTi
         assert answer == ("u1", 10, 1)
     with pytest.raises(ConnectionError):
         ask("u1", 11)
+
+
+def test_a_call_that_does_not_fit_its_function_fails_by_itself(virtual_time: VirtualTime) -> None:
+    """It has no key: nothing is served in its place, and the error is the function's own."""
+
+    @with_fallback(cached(ttl=60))
+    def ask(user: str) -> str:
+        return user
+
+    before = broken["cache key"]
+    ask("u1")
+    with pytest.raises(TypeError, match="positional argument"):
+        ask("u1", "u2")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    assert broken["cache key"] == before
+
+
+def test_a_function_without_a_signature_is_cached_by_its_arguments(
+    virtual_time: VirtualTime,
+) -> None:
+    """As some of those written in C; a template could name none of its parameters."""
+    largest: Any = with_fallback(cached(ttl=60), default("none"))(max)
+    assert (largest(1, 2), largest("a")) == (2, "a")
+    with fail("builtins.max", ConnectionError):
+        assert (largest(1, 2), largest(1, 3)) == (2, "none")
+    with pytest.raises(InvalidUse, match=r"builtins\.max has no signature"):
+        with_fallback(cached(ttl=60, key="{first}"))(max)
 
 
 class Anonymous:
@@ -458,6 +498,23 @@ def test_a_field_of_a_template_without_a_stable_text_is_refused(
     source.down = True
     with pytest.raises(ConnectionError):
         ask(user)
+
+
+def test_a_template_takes_a_parameter_that_is_given_by_name_only(
+    virtual_time: VirtualTime,
+) -> None:
+    """Whatever is given by position before it."""
+    source = Source()
+
+    @with_fallback(cached(ttl=60, key="{page}"))
+    def ask(*words: str, page: int) -> Any:
+        return source()
+
+    ask("a", "b", page=1)
+    source.down = True
+    assert ask("c", "d", page=1) == (1,)
+    with pytest.raises(ConnectionError):
+        ask("a", "b", page=2)
 
 
 def test_a_function_makes_the_key(virtual_time: VirtualTime) -> None:

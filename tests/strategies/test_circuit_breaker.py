@@ -1177,6 +1177,16 @@ def test_a_module_that_is_loaded_anew_may_give_its_names_again(
         del sys.modules["reloaded_dependencies"]
 
 
+def test_a_breaker_that_is_named_anew_leaves_its_name_to_others() -> None:
+    """As long as it has one nobody else can have it."""
+    breaker = CircuitBreaker("named at first")
+    breaker.name = "named anew"
+    other = CircuitBreaker("named at first")
+    with pytest.raises(DuplicateName):
+        other.name = "named anew"
+    assert (breaker.name, other.name) == ("named anew", "named at first")
+
+
 def test_another_module_may_not_take_the_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -232,6 +232,33 @@ def test_a_check_that_ends_by_what_is_no_exception_has_failed(
     assert (len(asked), breaker.current_state) == (3, "closed")
 
 
+def test_ctrl_c_in_a_check_on_the_main_thread_is_not_lost(virtual_time: VirtualTime) -> None:
+    """There it is meant for the one who waits, and says nothing of the dependency."""
+
+    def check() -> None:
+        raise KeyboardInterrupt
+
+    breaker = CircuitBreaker(reset_timeout=3600, probe=check)
+    breaker.open()
+    with pytest.raises(KeyboardInterrupt):
+        virtual_time.advance(1)
+    assert breaker.current_state == "open"
+
+
+def test_a_check_that_there_is_no_thread_for_is_made_when_there_is_one(
+    upstream: Upstream, checks: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each period anew, as if the one before had been made."""
+    checks.answer = True
+    breaker, _ = tripped(upstream, probe=checks.check, reset_timeout=3600, ramp=False)
+    monkeypatch.setattr(upstream.time, "background", lambda _function: False)
+    upstream.time.advance(3)
+    assert (checks.asked, breaker.current_state) == ([], "open")
+    monkeypatch.undo()
+    upstream.time.advance(1)
+    assert (len(checks.asked), breaker.current_state) == (1, "closed")
+
+
 def test_a_check_can_be_asynchronous(upstream: Upstream, checks: Health) -> None:
     """Also where no event loop is running."""
 

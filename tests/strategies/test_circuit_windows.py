@@ -368,6 +368,14 @@ def test_a_length_of_time_is_written_with_its_unit(
     assert breaker.failure_rate == 0.0
 
 
+def test_a_call_that_ended_before_the_window_is_not_in_it() -> None:
+    """As one that is told of late, by a thread that had to wait."""
+    counted = TimeWindow(10.0)
+    for moment in (1020.0, 1011.0, 1010.9, 1000.0):
+        counted.add(moment, failed=True, slow=False)
+    assert counts_of(counted) == (2, 2, 0)
+
+
 TIMED_CALLS = st.tuples(
     st.integers(min_value=0, max_value=30),
     st.one_of(

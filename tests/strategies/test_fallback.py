@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from typing import Any
 
@@ -462,6 +463,24 @@ def test_an_asynchronous_tier_is_cancelled_at_its_limit(virtual_time: VirtualTim
     guarded = with_fallback(default(hang, timeout=2), failover(hang, timeout=1), "last")(ask)
     assert virtual_time.run(guarded()) == "last"
     assert virtual_time.now() - began == 3
+
+
+def test_a_tier_that_turns_out_asynchronous_falls_to_the_next(virtual_time: VirtualTime) -> None:
+    """A synchronous call cannot wait for the coroutine that it returns, which is closed."""
+    returned: list[Any] = []
+
+    async def ask() -> str:
+        return "never"
+
+    def hand_over() -> Any:
+        returned.append(ask())
+        return returned[-1]
+
+    assert with_fallback(hand_over, "last")(down)() == "last"
+    with pytest.raises(ConnectionError) as failed:
+        with_fallback(default(hand_over))(down)()
+    assert [inspect.getcoroutinestate(one) for one in returned] == [inspect.CORO_CLOSED] * 2
+    assert "is asynchronous and cannot serve a synchronous call" in str(failed.value.__cause__)
 
 
 def test_a_tier_that_hangs_on_a_thread_is_left_at_its_limit() -> None:

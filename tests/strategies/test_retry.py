@@ -762,6 +762,20 @@ def test_a_retry_after_beyond_all_floats_is_none(virtual_time: VirtualTime) -> N
     assert asked_to_wait(error) is None
 
 
+def test_a_deadline_that_ends_during_a_pause_is_the_reason_to_stop(
+    virtual_time: VirtualTime,
+) -> None:
+    """As where a hook takes its time: the error is that of the attempt before."""
+    ask = Scripted(ConnectionError)
+    guarded = deadline(2)(
+        retry(on=ConnectionError, wait_initial=0, before_sleep=lambda _: virtual_time.sleep(3))(ask)
+    )
+    with pytest.raises(ConnectionError) as failed:
+        guarded()
+    assert failed.value.__notes__[0].endswith("1 attempt in 3.000 s, stopped by: deadline")
+    assert ask.calls == 1
+
+
 def test_retry_after_is_capped(virtual_time: VirtualTime) -> None:
     """A callee that asks for a day gets 30 seconds, or what else has been chosen."""
     chosen: list[tuple[dict[str, Any], float]] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -249,6 +250,18 @@ def test_loops_under_one_name_share_a_budget(virtual_time: VirtualTime) -> None:
         with pytest.raises(ConnectionError):
             load()
     assert ask.calls == 100 + 10
+
+
+def test_the_budgets_of_names_that_are_long_unused_are_forgotten(
+    virtual_time: VirtualTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names may be made up for each use; those that were used last keep what they have spent."""
+    places: OrderedDict[str, Any] = OrderedDict()
+    monkeypatch.setattr("resilient.strategies.retrying._places", places)
+    monkeypatch.setattr("resilient.strategies.retrying._MOST_PLACES", 2)
+    for name in ("first", "second", "first", "third"):
+        retrying(on=ConnectionError, name=name)
+    assert list(places) == ["first", "third"]
 
 
 def test_a_budget_can_be_handed_over(virtual_time: VirtualTime) -> None:
