@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -366,6 +369,28 @@ def test_a_name_is_given_once() -> None:
     health.check("twice", lambda: None)
 
 
+def test_a_module_that_is_loaded_anew_may_give_its_checks_again(
+    virtual_time: VirtualTime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new check takes the place of the old one, which is not asked any more."""
+    (tmp_path / "reloaded_checks.py").write_text(
+        "from resilient import health\n"
+        "asked = []\n"
+        "health.check('reloaded', lambda asked=asked: asked.append(1), every=5)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = importlib.import_module("reloaded_checks")
+    try:
+        asked(virtual_time, "reloaded")
+        old = module.asked
+        before = len(old)
+        new = importlib.reload(module).asked
+        assert asked(virtual_time, "reloaded", seconds=20) == "pass"
+        assert (len(old), len(new)) == (before, 5)
+    finally:
+        del sys.modules["reloaded_checks"]
+
+
 def test_a_removed_check_is_neither_asked_nor_shown(virtual_time: VirtualTime) -> None:
     """What is gone cannot make the process not ready."""
     ping = Scripted(ConnectionError)
@@ -412,6 +437,14 @@ def test_what_needs_arguments_is_no_check() -> None:
 
         @health.check("with arguments")
         def query(statement: str) -> None: ...
+
+
+def test_what_does_not_say_what_it_needs_may_be_a_check(virtual_time: VirtualTime) -> None:
+    """Some of what is written in C has no signature; if it needs arguments the check is red."""
+    health.check("without a signature", dict)
+    assert asked(virtual_time, "without a signature") == "pass"
+    health.check("needs what it does not say", max)
+    assert asked(virtual_time, "needs what it does not say") == "fail"
 
 
 # What is told

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import importlib
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -23,7 +26,7 @@ from resilient import (
     health,
 )
 from resilient.telemetry.health import liveness
-from resilient.testing import VirtualTime
+from resilient.testing import VirtualLoop, VirtualTime
 from tests.doubles import Scripted, each
 
 
@@ -278,6 +281,58 @@ def test_a_name_is_watched_once() -> None:
     health.watch("twice")
     with pytest.raises(DuplicateName, match="watch named 'twice'"):
         health.watch("twice")
+
+
+def test_a_module_that_is_loaded_anew_may_watch_under_its_names_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old watch neither is judged nor takes the new one away when it ends."""
+    (tmp_path / "reloaded_watch.py").write_text(
+        "from resilient import health\n"
+        "def begin(loop): return health.watch_loop(limit=5, loop=loop)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with VirtualTime() as virtual, asyncio.Runner(loop_factory=lambda: VirtualLoop(virtual)) as on:
+        module = importlib.import_module("reloaded_watch")
+        try:
+            old = module.begin(on.get_loop())
+            new = importlib.reload(module).begin(on.get_loop())
+        finally:
+            del sys.modules["reloaded_watch"]
+
+        async def main() -> None:
+            await asyncio.sleep(60)
+            assert new.silent_for < 1
+            assert old.silent_for == 60
+            old.stop()
+            await asyncio.sleep(60)
+            assert list(health.live().checks) == ["event loop:turns"]
+            assert status() == (200, "pass")
+
+        on.run(main())
+
+
+def test_a_watch_says_how_long_it_has_heard_nothing(virtual_time: VirtualTime) -> None:
+    """For those who look at it in a debugger."""
+    consumer = health.watch("consumer", limit=60)
+    virtual_time.advance(2.5)
+    assert repr(consumer) == "<Watch consumer: 2.5 s of at most 60 s>"
+
+
+def test_garbage_that_is_not_collected_is_not_collected_afterwards(
+    virtual_time: VirtualTime,
+) -> None:
+    """Where somebody is stuck is looked up without collecting, whoever has turned that off."""
+    health.watch("stuck", limit=1)
+    virtual_time.advance(2)
+    gc.disable()
+    try:
+        with capture_logs() as logs:
+            health.live()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+    assert [one["event"] for one in logs] == ["resilient.stall_noticed"]
 
 
 @each("limit", {"0": 0, "negative": -1, "for ever": float("inf"), "a text": "5s"})

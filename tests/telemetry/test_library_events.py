@@ -317,6 +317,18 @@ def test_what_has_not_happened_for_a_while_is_news_again(
     assert counts == [None, 1, None]
 
 
+def test_a_summary_that_there_is_no_thread_for_is_told_all_the_same(
+    logs: list[Any], virtual_time: VirtualTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the thread of timers, which may have to wait for a sink then."""
+    guarded = with_fallback("instead")(Scripted(ConnectionError))
+    guarded()
+    guarded()
+    monkeypatch.setattr(virtual_time, "background", lambda _function: False)
+    virtual_time.advance(10)
+    assert [line.get("count") for line in lines(logs, "fallback_served")] == [None, 1]
+
+
 def test_the_end_of_an_outage_tells_what_was_left_to_tell(
     logs: list[Any], virtual_time: VirtualTime
 ) -> None:

@@ -30,7 +30,7 @@ from resilient import (
 from resilient.engine.isolation import broken
 from resilient.engine.measures import Histogram
 from resilient.engine.reported import Reading, Reported
-from resilient.telemetry import metrics, processes
+from resilient.telemetry import exemplars, metrics, processes
 from resilient.telemetry.metrics import exposition
 from resilient.telemetry.processes import Publisher
 from resilient.testing import VirtualTime
@@ -212,6 +212,37 @@ def test_a_reading_that_clashes_spoils_no_page(clashing: Reading) -> None:
     assert broken[place] - before == 1
     assert shown("resilient_hook_failures")["resilient_hook_failures_total", f"hook={place}"] >= 1
     del first, second
+
+
+def test_a_histogram_of_other_bounds_spoils_no_page() -> None:
+    """It cannot be added to one of the same labels, which is shown, and what cannot is counted."""
+    sizes = [Histogram((1.0,)), Histogram((2.0,))]
+    for one in sizes:
+        one.observe(0.5)
+    parts = [Part(Reading("bounds", "Sizes", "histogram", {"part": "a"}, one)) for one in sizes]
+    before = broken["metric bounds"]
+    seen = shown("resilient_bounds")
+    assert seen["resilient_bounds_bucket", "le=1.0", "part=a"] == 1
+    assert seen["resilient_bounds_count", "part=a"] == 1
+    assert broken["metric bounds"] - before == 1
+    del parts
+
+
+# Traces
+
+
+def test_traces_are_kept_for_so_many_series_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that have one have the latest."""
+    monkeypatch.setattr(exemplars, "MOST_KEPT", 1)
+    exemplars.forget()
+    for trace in ("t1", "t2"):
+        for name in ("first", "second"):
+            exemplars.seen(name, {}, {"trace_id": trace})
+    kept = exemplars.of("first", {})
+    assert kept is not None
+    assert kept.labels == {"trace_id": "t2"}
+    assert exemplars.of("second", {}) is None
+    exemplars.forget()
 
 
 # Ages of stale answers

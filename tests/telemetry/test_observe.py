@@ -769,6 +769,21 @@ def test_names_are_bounded(monkeypatch: pytest.MonkeyPatch, logs: list[Any]) -> 
     assert len(logs) == 50
 
 
+def test_outcomes_are_bounded(monkeypatch: pytest.MonkeyPatch, logs: list[Any]) -> None:
+    """What comes after so many is told by its name, and counted together."""
+    monkeypatch.setattr(tally, "MOST_OUTCOMES", len(tally.OUTCOMES) + 1)
+    errors: tuple[type[Exception], ...] = (LookupError, ArithmeticError, OSError)
+    call = observe("many ends", started=False, expected={one: one.__name__ for one in errors})(
+        Scripted(*errors)
+    )
+    for error in errors:
+        with pytest.raises(error):
+            call()
+    ends = {outcome: count for outcome, count in counted("many ends").items() if count}
+    assert ends == {"LookupError": 1, "other": 2}
+    assert [log["event"] for log in logs] == [f"many ends_{one.__name__}" for one in errors]
+
+
 def test_the_calls_of_many_threads_add_up() -> None:
     """Eight threads with a thousand calls each are eight thousand."""
     call = observe("threads", sample=0.0001)(plain)
@@ -878,6 +893,19 @@ def test_blocks_that_are_left_in_other_contexts_are_each_told_once(logs: list[An
     with block:
         gc.collect()
         assert [one() for one in gone[:-1]] == [None] * 2  # the last is what is returned to
+
+
+def test_blocks_need_not_be_left_in_the_order_in_which_they_were_entered(logs: list[Any]) -> None:
+    """Each is found among the others."""
+    first, second = observe("first", started=False), observe("second", started=False)
+    first.__enter__()
+    second.__enter__().add(number=2)
+    contextvars.copy_context().run(second.__enter__).add(number=3)
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    ends = [(log["event"], log.get("number")) for log in logs]
+    assert ends == [("first_succeeded", None), ("second_succeeded", 2), ("second_succeeded", 3)]
 
 
 # With guards
