@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 
 import pytest
@@ -38,6 +39,32 @@ def test_a_sleep_may_be_longer_than_the_platform_counts() -> None:
     """It is as long as the platform can, and no error of its."""
     with waiting_for_ever():
         clock.system.sleep(1e308)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0])
+def test_no_time_is_no_sleep(seconds: float) -> None:
+    """Neither is less than none, which the platform would refuse."""
+    clock.system.sleep(seconds)
+
+
+def test_a_coroutine_that_its_loop_never_comes_to_is_closed() -> None:
+    """Its time is over while something blocks the loop, and nobody is going to await it."""
+    loop, free, asked = asyncio.new_event_loop(), threading.Event(), asyncio.sleep(0)
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    blocked = threading.Event()
+    loop.call_soon_threadsafe(lambda: blocked.set() or free.wait())
+    try:
+        assert blocked.wait(30)
+        with pytest.raises(TimeoutError):
+            clock.system.run_coroutine(asked, loop, -0.99)
+        assert inspect.getcoroutinestate(asked) == inspect.CORO_CLOSED
+    finally:
+        free.set()
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0.001), loop).result(30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 def test_a_coroutine_may_have_more_time_than_the_platform_counts() -> None:

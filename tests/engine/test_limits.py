@@ -59,6 +59,31 @@ def test_the_limit_around_an_ended_one_is_in_force_again(virtual_time: VirtualTi
     assert virtual_time.run(outer()) == pytest.approx(8)
 
 
+@pytest.mark.parametrize("fails_first", [False, True], ids=["fast lane", "slow lane"])
+def test_a_limit_is_for_a_task(fails_first: bool) -> None:
+    """A coroutine that a callback of the loop carries on by hand can be cancelled by nobody."""
+    told: list[str] = []
+    fails = [fails_first]
+
+    @retry(on=ConnectionError, wait_initial=0)
+    @timeout(5)
+    async def ask() -> None:
+        if fails.pop():
+            raise ConnectionError
+
+    def carry_on() -> None:
+        with pytest.raises(RuntimeError) as refused:
+            ask().send(None)
+        told.append(str(refused.value))
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_soon(carry_on)
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert told == ["an asynchronous time limit needs a running asyncio task"]
+
+
 def test_what_a_block_leaves_behind_is_not_under_its_limit(virtual_time: VirtualTime) -> None:
     """A context that was copied within a block can be used after it."""
     with deadline(1):

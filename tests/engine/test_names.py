@@ -9,6 +9,17 @@ class Thing:
     """Something with a name."""
 
 
+def test_a_name_is_taken_only_from_what_has_it() -> None:
+    """What had it once, before its module was loaded anew, takes nothing with it."""
+    names: Names[Thing] = Names("thing")
+    new, old = Thing(), Thing()
+    names.claim("given anew", new)
+    names.release("given anew", old)
+    assert names.get("given anew") is new
+    names.release("given anew", new)
+    assert names.get("given anew") is None
+
+
 def test_names_that_nobody_holds_any_more_are_forgotten() -> None:
     """What is kept of names is bounded by how many are held, not by how many there have been."""
     names: Names[Thing] = Names("thing")

@@ -439,6 +439,20 @@ def test_a_late_outcome_is_told_to_those_who_want_it(virtual_time: VirtualTime) 
     assert coroutine.cr_frame is None
 
 
+def test_a_rejection_says_nothing_against_what_is_called(virtual_time: VirtualTime) -> None:
+    """Ours by themselves, as where a queued call is made again; every other error does."""
+    pipeline = Pipeline(name="not to blame")
+    assert not pipeline.is_failure(BulkheadFull("full", 1, 0))
+    assert pipeline.is_failure(ConnectionError("down"))
+
+
+def test_an_outcome_shows_no_value() -> None:
+    """Neither that of an answer nor the text of an error, which may be secrets."""
+    answer, error = Outcome("hunter2", None, 1.0, 3.5), ValueError("hunter2")
+    assert repr(answer) == "<Outcome <class 'str'> after 2.500 s>"
+    assert repr(Outcome(None, error, 1.0, 1.0)) == "<Outcome <class 'ValueError'> after 0.000 s>"
+
+
 def test_only_what_is_further_in_can_refuse(virtual_time: VirtualTime) -> None:
     """Who asks is not asked, and neither is who stands further out."""
     outer, asking, inner = Noting(), Noting(), Noting()

@@ -59,3 +59,18 @@ def test_one_that_cannot_be_read_hides_no_other() -> None:
     [silent] = [one for one in all_conditions() if one.name == "Broken:conditions"]
     assert silent.status == "warn"
     del broken, whole
+
+
+class Silent(Reported):
+    """Something that has nothing to tell."""
+
+    def __init__(self) -> None:
+        self.report()
+
+
+def test_one_that_has_nothing_to_tell_is_shown_nowhere() -> None:
+    """What it leaves out is nothing that could not be read."""
+    silent = Silent()
+    assert (list(silent.readings()), list(silent.conditions())) == ([], [])
+    all_readings()
+    assert not [one for one in all_conditions() if one.name.startswith("Silent")]

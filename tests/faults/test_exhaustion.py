@@ -7,7 +7,7 @@ import os
 import resource
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,17 @@ from resilient import (
     SQLiteStore,
     WorkersSaturated,
     cached,
+    default,
     queued,
     timeout,
     with_fallback,
 )
 from resilient.degrade.outbox.worker import Worker
 from resilient.degrade.stores.counts import Counts
+from resilient.engine import clock
+from resilient.engine.limits import Limit
+from resilient.engine.steps import Invoke
+from resilient.engine.workers import Workers
 from tests.waiting import eventually
 
 _start = threading.Thread.start
@@ -54,6 +59,11 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     monkeypatch.setattr(threading.Thread, "start", refused)
     yield monkeypatch
     monkeypatch.undo()
+
+
+def limited(function: Callable[[], object]) -> Invoke:
+    """Return the step that calls a function on a worker, within a minute."""
+    return Invoke(function, limit=Limit(clock.now() + 60, 60, next(_names)))
 
 
 def test_without_descriptors_a_cache_in_a_file_is_done_without(tmp_path: Path) -> None:
@@ -178,6 +188,54 @@ def test_without_threads_leases_are_renewed_as_soon_as_there_are_some(
     assert worker._timer is not None
     worker._timer.cancel()
     outbox.close()
+
+
+def test_without_threads_nothing_can_be_done_in_the_background(
+    no_threads: pytest.MonkeyPatch,
+) -> None:
+    """That is said to the one who asks for it, who knows what to do instead."""
+    done = threading.Event()
+    assert not clock.system.background(done.set)
+    assert not done.is_set()
+    no_threads.undo()
+    assert clock.system.background(done.set)
+    assert done.wait(30)
+
+
+def test_a_worker_that_could_not_begin_is_not_given_anything_to_do(
+    no_threads: pytest.MonkeyPatch,
+) -> None:
+    """One that is to stand by for the end of the process is made by the next call instead."""
+    workers = Workers(max_workers=1, max_abandoned=1)
+    workers.stand_by()
+    no_threads.undo()
+    assert asyncio.run(workers.run_async(limited(lambda: "answer"))).value == "answer"
+
+
+def test_without_threads_a_task_is_served_by_a_tier_that_needs_none(
+    no_threads: pytest.MonkeyPatch,
+) -> None:
+    """A plain function with a limit cannot be called, which is told at once."""
+
+    @with_fallback(default(lambda: "from a thread", timeout=5), "last")
+    async def fetch() -> str:
+        raise ConnectionError
+
+    assert asyncio.run(fetch()) == "last"
+    no_threads.undo()
+    assert asyncio.run(fetch()) == "from a thread"
+
+
+async def test_a_task_does_not_wait_for_a_worker() -> None:
+    """While all that there may be hang, it is told so."""
+    workers, release = Workers(max_workers=1, max_abandoned=1), threading.Event()
+    hangs = asyncio.ensure_future(workers.run_async(limited(lambda: release.wait(10))))
+    await asyncio.sleep(0)
+    rejected = await workers.run_async(limited(lambda: "answer"))
+    assert isinstance(rejected.error, WorkersSaturated)
+    release.set()
+    assert (await hangs).value is True
+    assert (await workers.run_async(limited(lambda: "answer"))).value == "answer"
 
 
 def test_without_threads_tasks_are_limited_all_the_same(no_threads: pytest.MonkeyPatch) -> None:

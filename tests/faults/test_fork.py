@@ -273,3 +273,19 @@ def test_children_forked_while_circuits_open_and_close_agree_with_themselves() -
             for caller in callers:
                 caller.join()
     assert found == [True] * 25
+
+
+def test_a_fork_does_not_wait_for_ever_for_what_is_being_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A lock that the forking thread has not got is not let go by it, and is free in the child."""
+
+    def hold(holds: threading.Event, enough: threading.Event) -> None:
+        with locks.loading:
+            holds.set()
+            enough.wait(10)
+
+    monkeypatch.setattr(locks, "LONGEST_LOADING", 0.01)
+    with Held(hold):
+        assert holds_in_a_child(lambda: locks.loading.acquire(timeout=0))
+        assert not locks.loading.acquire(blocking=False)

@@ -18,6 +18,7 @@ from resilient import (
     CircuitBreaker,
     Dependency,
     JSONCodec,
+    ResilientError,
     bulkhead,
     cached,
     failover_to,
@@ -30,6 +31,7 @@ from resilient import (
     unsubscribe,
     with_fallback,
 )
+from resilient.engine.isolation import broken
 from resilient.telemetry.metrics import exposition
 from resilient.testing import VirtualTime
 from tests.waiting import PATIENCE, eventually
@@ -447,6 +449,22 @@ def test_a_probe_may_come_back_into_the_library(
 
 
 @pytest.mark.usefixtures("_switching_often")
+def test_a_hook_may_fail_by_what_cannot_even_be_told() -> None:
+    """The text of an error of ours is told, and one that is derived from it may have none."""
+
+    class Unreadable(ResilientError):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    def act() -> None:
+        raise Unreadable
+
+    before = broken["breaker listener"]
+    breaker = CircuitBreaker(next(_names), listeners=[Told(act)])
+    assert breaker.call(lambda: "answer") == "answer"
+    assert broken["breaker listener"] > before
+
+
 def test_many_threads_that_switch_after_every_step_add_up_exactly() -> None:
     """Eight threads with the shortest switch interval, and failures that trip and reset."""
     breaker = CircuitBreaker(next(_names), fail_max=3, reset_timeout=0)

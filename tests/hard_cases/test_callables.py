@@ -29,6 +29,7 @@ from resilient import (
     cached,
     circuit_breaker,
     deadline,
+    failover,
     observe,
     pipeline_of,
     rate_limit,
@@ -38,6 +39,7 @@ from resilient import (
     with_fallback,
 )
 from resilient.testing import VirtualTime
+from tests.doubles import calls
 
 FAIL_MAX = 3
 CALLS = 20
@@ -821,6 +823,18 @@ def test_a_fallback_takes_the_place_of_a_stream_that_does_not_begin(streams: Str
     assert streams.read(read) == [0, 1, 2, 3, 4]
 
 
+def test_another_stream_takes_the_place_of_one_that_does_not_begin(streams: Streams) -> None:
+    """It is read to its end, as if it were the first one."""
+    other = Source()
+    other.time = streams.virtual_time
+    replica = other.items_async if streams.is_async else other.items
+    streams.source.fails_before_first = 1
+    read = streams.guarded(with_fallback(failover(replica)))
+
+    assert streams.read(read) == [0, 1, 2, 3, 4]
+    assert (streams.source.begun, other.begun, other.closed) == (1, 1, 1)
+
+
 def test_a_time_limit_is_for_the_first_item(streams: Streams) -> None:
     """A stream that does not begin in time is given up; one that has begun may take its time."""
     read = streams.guarded(timeout(2))
@@ -1040,6 +1054,24 @@ def test_a_generator_that_returns_without_an_item_is_a_success() -> None:
     with pytest.raises(StopIteration) as ended:
         next(empty())
     assert ended.value.value == "nothing to say"
+
+
+def test_an_asynchronous_generator_without_an_item_is_a_success(virtual_time: VirtualTime) -> None:
+    """It is counted at its end, and its reader sees none."""
+    places, noted = bulkhead(1), Pipeline(name="without an item")
+
+    @places
+    @noted
+    async def empty() -> AsyncGenerator[int]:
+        if places.in_flight > 1:
+            yield 1
+
+    async def main() -> list[int]:
+        return [item async for item in empty()]
+
+    assert virtual_time.run(main()) == []
+    assert calls("without an item") == {"success": 1}
+    assert places.in_flight == 0
 
 
 def test_what_is_sent_into_a_generator_arrives() -> None:

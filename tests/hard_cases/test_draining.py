@@ -89,6 +89,7 @@ def test_what_does_not_end_in_time_is_left_behind(virtual_time: VirtualTime) -> 
         assert await drained is False
         assert virtual_time.now() - began == 5
         assert drained.left == 3
+        assert repr(drained) == "<Drain: 3 in flight>"
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
