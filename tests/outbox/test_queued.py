@@ -374,7 +374,7 @@ def test_a_function_makes_the_key(outbox: Outbox) -> None:
     "main, name",
     {
         "a module that is run": ({"__spec__": ModuleSpec("shop.worker", None)}, "shop.worker"),
-        "a file that is run": ({"__spec__": None, "__file__": "/srv/worker.py"}, "worker"),
+        "a file that is run": ({"__spec__": None, "__file__": "/opt/worker.py"}, "worker"),
         "a prompt": ({"__spec__": None}, "__main__"),
     },
 )
