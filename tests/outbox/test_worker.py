@@ -9,6 +9,7 @@ import itertools
 import threading
 import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,41 @@ def test_a_replay_goes_through_all_that_guards_the_function(outbox: Outbox) -> N
     assert outbox.drain() == 0
     assert gateway.calls == 4
     assert calls("replayed payments") == {"degraded": 1, "success": 1}
+
+
+def test_one_looks_for_all_who_have_nothing_to_do(
+    make_outbox: MakeOutbox, virtual_time: VirtualTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker of a hundred asks its file once a second, and makes a hundred calls at once."""
+    outbox = make_outbox()
+    claim, times = outbox.table.claim, []
+    at_once, most = 0, 0
+
+    def claimed(*arguments: Any) -> Any:
+        times.append(virtual_time.now())
+        return claim(*arguments)
+
+    monkeypatch.setattr(outbox.table, "claim", claimed)
+
+    @with_fallback(queued(outbox))
+    async def charge() -> None:
+        nonlocal at_once, most
+        if len(times) == 0:
+            raise ConnectionError
+        at_once, most = at_once + 1, max(most, at_once + 1)
+        await asyncio.sleep(0.5)
+        at_once -= 1
+
+    async def main() -> None:
+        await asyncio.gather(*(charge() for _ in range(100)))
+        await outbox.run(until_empty=True, concurrency=100)
+        assert (len(times), most) == (201, 100)
+        times.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(outbox.run(concurrency=100), 3.5)
+        assert times == [pytest.approx(times[0] + second) for second in range(4)]
+
+    virtual_time.run(main())
 
 
 def test_pauses_grow_between_attempts_and_have_a_cap(

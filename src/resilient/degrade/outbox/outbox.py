@@ -181,7 +181,7 @@ class Outbox(Reported):
         """Have a dead call made again, or all of them; return how many that are."""
         revived = self.table.revive(None if call_id is None else number_of(call_id))
         for worker in list(self.workers):
-            worker.wake_all()
+            worker.wake()
         return revived
 
     def drop(self, call_id: str | None = None) -> int:

@@ -63,7 +63,9 @@ class Worker:
         self._process = os.getpid()
         self._threads = Workers(max_workers=concurrency * 2, max_abandoned=concurrency * 2)
         self._stopping = False
-        self._waiting: list[Waiter] = []
+        #: One looks for all who have nothing to do: there is one file, and one connection to it.
+        self._looking = asyncio.Lock()
+        self._waiter = Waiter()
         #: Names that a circuit keeps from being called, and until when it does at the latest.
         self._held: dict[str, float] = {}
         #: What calls came to that could not be noted yet, and what is to be told then.
@@ -93,26 +95,28 @@ class Worker:
     def stop(self) -> None:
         """Begin no further call."""
         self._stopping = True
-        self.wake_all()
+        self.wake()
 
     def wake(self) -> None:
-        """Have one look for a call, as there is a new one."""
-        try:
-            self._waiting.pop().wake()
-        except IndexError:  # all are busy, and look for the next call by themselves
-            return
-
-    def wake_all(self) -> None:
-        """Have all look for calls."""
-        for _ in range(len(self._waiting)):
-            self.wake()
+        """Have whoever has nothing to do look for calls; those who are busy will by themselves."""
+        self._waiter.wake()
 
     # One call after the other
 
     async def _serve(self) -> None:
-        while not self._stopping:
-            waiter = Waiter()
-            self._waiting.append(waiter)  # before looking: what is put from now on wakes it
+        while True:
+            async with self._looking:
+                claimed = await self._next()
+            if claimed is None:
+                return
+            await self._take(claimed)
+
+    async def _next(self) -> Claimed | None:
+        """Wait for a call that is due; None if there will be no more."""
+        while True:
+            self._waiter = waiter = Waiter()  # before looking: what is put from now on wakes it
+            if self._stopping:
+                return None
             try:
                 began = clock.now()
                 claimed = await self._claim()
@@ -120,9 +124,9 @@ class Worker:
                     # After so long a stall another may be about to make it, too.
                     await self._note(partial(self._table.give_back, claimed.call.id, self._owner))
                 elif claimed is not None:
-                    await self._take(claimed)
+                    return claimed
                 elif self._until_empty and (await self._off_loop(self._table.depth)).waiting == 0:
-                    return
+                    return None
                 else:
                     await clock.current.wait_async(waiter, clock.now() + await self._pause())
             except OutboxError as error:
@@ -131,9 +135,6 @@ class Worker:
                 self._outbox.troubled(error)
                 report_broken("outbox", error)
                 await clock.current.wait_async(waiter, clock.now() + POLL_SECONDS)
-            finally:
-                if waiter in self._waiting:
-                    self._waiting.remove(waiter)
 
     async def _claim(self) -> Claimed | None:
         now = clock.now()
@@ -285,7 +286,7 @@ class Worker:
             for held in list(self._held):
                 if held in replays and replays[held].dependency == well:
                     self._held.pop(held, None)
-            self.wake_all()
+            self.wake()
 
     def _schedule_renewal(self) -> None:
         self._timer = clock.current.later(self._table.lease / 3, self._renewal_due)
