@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -129,6 +130,32 @@ def test_its_bytes_are_right_under_threads() -> None:
     store._make_room(store._due)
     assert len(store) <= 100
     assert store.bytes == pytest.approx(len(store) * weight(b"x" * 100), rel=0.1)
+
+
+def test_what_is_stored_while_the_oldest_are_looked_for_spoils_nothing(
+    virtual_time: VirtualTime,
+) -> None:
+    """A store that is full takes the values of several threads at once."""
+
+    class Busy(dict[Any, Any]):
+        """Has another thread store something as soon as somebody begins to look through it."""
+
+        def __iter__(self) -> Iterator[Any]:
+            looking = super().__iter__()
+            if others:
+                self[others.pop()] = ("of another thread", 0.0, 60.0)
+            return looking
+
+    others: list[str] = []
+    store = MemoryStore(max_entries=2)
+    store._entries = Busy()
+    for key in ("a", "b"):
+        store.put(key, key, 60)
+    others.append("c")
+    store.put("d", "d", 60)
+    assert [*store._entries] == ["b", "d", "c"]
+    store.put("e", "e", 60)
+    assert [*store._entries] == ["c", "e"]
 
 
 def test_hits_misses_and_contents_are_metrics(virtual_time: VirtualTime) -> None:

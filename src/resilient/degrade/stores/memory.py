@@ -172,5 +172,12 @@ class MemoryStore:
                 self._drop_locked(1 + len(entries) // 16)
 
     def _drop_locked(self, number: int) -> None:
-        for key in list(islice(self._entries, max(0, number))):
+        for key in self._oldest(max(0, number)):
             self.delete(key)
+
+    def _oldest(self, number: int) -> list[Hashable]:
+        while True:
+            try:
+                return list(islice(self._entries, number))
+            except RuntimeError:  # another thread was faster than these two steps
+                continue
