@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import sys
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -438,6 +439,13 @@ def test_a_value_of_an_older_shape_is_not_served(virtual_time: VirtualTime) -> N
     before = broken["cache store"]
     assert guarded() == "instead"
     assert broken["cache store"] == before + 1
+
+
+def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has not installed msgspec is told what to install."""
+    monkeypatch.setitem(sys.modules, "msgspec", None)
+    with pytest.raises(InvalidUse, match=r"resilient-calls\[msgspec\]"):
+        MsgspecCodec(int)
 
 
 def test_the_type_must_be_known(virtual_time: VirtualTime) -> None:

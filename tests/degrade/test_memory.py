@@ -158,6 +158,39 @@ def test_what_is_stored_while_the_oldest_are_looked_for_spoils_nothing(
     assert [*store._entries] == ["c", "e"]
 
 
+def test_what_is_stored_while_others_are_weighed_is_weighed_the_next_time(
+    virtual_time: VirtualTime,
+) -> None:
+    """A thread that stores in the midst of it spoils neither the look nor the sum."""
+
+    class Meddling:
+        def __hash__(self) -> int:
+            if meddles:
+                meddles.clear()
+                store.put("meanwhile", b"x" * 1000, 60)
+            return 1
+
+        def __eq__(self, other: object) -> bool:
+            return self is other
+
+    meddles: list[bool] = []
+    store = MemoryStore()
+    store.put("before", b"x" * 1000, 60)
+    store.put(Meddling(), b"x" * 1000, 60)
+    meddles.append(True)
+    store._make_room(store._due)
+    assert (len(store), meddles) == (3, [])
+    store._make_room(store._due)
+    assert store.bytes == 3 * weight(b"x" * 1000)
+
+
+def test_a_part_that_is_there_twice_takes_the_room_of_one() -> None:
+    """A list that names one text a thousand times is not as large as a thousand texts."""
+    text = "x" * 10_000
+    assert weight([text] * 1000) < 2 * len(text)
+    assert weight([text, [text]]) - weight([[text]]) < 100
+
+
 def test_hits_misses_and_contents_are_metrics(virtual_time: VirtualTime) -> None:
     """Stores of one name are counted together."""
     store = MemoryStore(name="shown")

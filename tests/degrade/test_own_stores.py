@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from resilient import InvalidUse, cached, degradation_scope, timeout, with_fallback
+from resilient.degrade.stores import guarded
 from resilient.degrade.stores.counts import Counts
 from resilient.engine.isolation import broken
 from resilient.engine.reported import all_conditions
@@ -120,6 +121,98 @@ def test_a_store_that_fails_is_left_alone_and_used_again_when_it_is_well(
     assert len([name for name in store.kept if name != "resilient:probe"]) == 17
 
 
+def test_an_asynchronous_store_is_used_again_when_it_is_well(virtual_time: VirtualTime) -> None:
+    """It is asked whether it is well as it is asked for answers, by awaiting it."""
+
+    async def unwell() -> None:
+        if is_down:
+            raise ConnectionRefusedError
+
+    is_down = True
+    store = AsyncShelves(unwell)
+
+    @with_fallback(cached(ttl=600, key="{number}", store=store), "instead")
+    async def ask(number: int) -> int:
+        return number
+
+    def written() -> int:
+        return len([name for name in store.inner.kept if name != "resilient:probe"])
+
+    for number in range(5):
+        virtual_time.run(ask(number))
+    virtual_time.advance(2)
+    assert written() == 3
+    is_down = False
+    virtual_time.advance(1)
+    assert written() == 5
+
+
+def test_only_so_many_answers_wait_for_a_store_that_is_down(
+    virtual_time: VirtualTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are the newest; of the others it is counted that they were dropped."""
+    monkeypatch.setattr(guarded, "MOST_WAITING", 3)
+    store = Unwell(refuse, name="waited for")
+    before = Counts.of(store.name)["dropped"]
+    source = Scripted(*range(10), ConnectionError)
+    ask = with_fallback(cached(ttl=600, key="{number}", store=store), "instead")(
+        lambda number: source()
+    )
+    for number in range(10):
+        ask(number)
+    assert Counts.of(store.name)["dropped"] - before == 4  # the first three were tried
+    assert [ask(number) for number in range(10)] == ["instead"] * 7 + [7, 8, 9]
+    store.unwell = False
+    virtual_time.advance(2)
+    assert len([name for name in store.kept if name != "resilient:probe"]) == 3
+
+
+def test_a_key_that_has_no_text_leaves_the_store_alone(virtual_time: VirtualTime) -> None:
+    """What a key function returns may be good for memory only; calls are made all the same."""
+
+    class Token:
+        """Is equal to nothing but itself, and has no text that says which one it is."""
+
+    class Claimed(Shelves):
+        def claim(self, name: str, token: str, seconds: float) -> str:
+            self.asked["claim"] += 1
+            return token
+
+        def release(self, name: str, token: str) -> None:
+            self.asked["release"] += 1
+
+    token, store = Token(), Claimed("of texts")
+    tier = cached(ttl=60, fresh_for=10, key=lambda token: token, store=store)
+    ask = Scripted(1, 2, ConnectionError)
+    guarded = with_fallback(tier, "instead")(lambda token: ask())
+    assert [guarded(token), guarded(token), guarded(token)] == [1, 2, "instead"]
+    assert not store.asked
+
+
+def test_a_store_may_say_only_whether_the_call_is_ours(virtual_time: VirtualTime) -> None:
+    """Who has the call otherwise is not known; it is waited for, and made when it is ours."""
+    claims = iter([False, False, True])
+    claimed: list[str] = []
+    released: list[str] = []
+
+    class Leased(Shelves):
+        def claim(self, name: str, token: str, seconds: float) -> bool:
+            claimed.append(token)
+            return next(claims)
+
+        def release(self, name: str, token: str) -> None:
+            released.append(token)
+
+    ask = Scripted("answer")
+    guarded = with_fallback(cached(ttl=60, fresh_for=10, key="one", store=Leased()))(ask)
+    began = virtual_time.now()
+    assert guarded() == "answer"
+    assert 0.02 < virtual_time.now() - began < 0.1
+    assert len(claimed) == 3
+    assert released == claimed[-1:]
+    assert ask.calls == 1
+
+
 @pytest.mark.parametrize("fresh_for", [0, 10])
 def test_a_store_that_cancels_itself_cancels_nobody(
     virtual_time: VirtualTime, fresh_for: float
@@ -162,6 +255,18 @@ def test_a_write_that_ends_by_what_is_no_exception_is_lost_and_the_next_is_made(
         assert guarded(number) == number
         virtual_time.advance(1)
     assert store.asked["put"] == 3
+
+
+def test_an_interruption_of_the_main_thread_comes_out_of_a_write(virtual_time: VirtualTime) -> None:
+    """Ctrl-C is somebody's: where a test has the main thread write, that test ends."""
+    store = Shelves()
+
+    def interrupted(name: str, data: bytes, ttl: float) -> None:
+        raise KeyboardInterrupt
+
+    store.put = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        with_fallback(cached(ttl=60, store=store))(Scripted("answer"))()
 
 
 def test_what_is_written_behind_a_call_leaves_the_random_numbers_of_a_program_alone(

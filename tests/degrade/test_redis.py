@@ -24,7 +24,9 @@ import redis as redis_py
 from resilient import (
     CallTimeout,
     InvalidSetting,
+    InvalidUse,
     RedisStore,
+    cache_of,
     cached,
     deadline,
     timeout,
@@ -112,6 +114,26 @@ async def test_it_serves_asynchronous_functions_and_any_number_of_loops(
     assert await asyncio.to_thread(elsewhere) == "answer"
     plain = with_fallback(patient(key="one", store=stores()))(Scripted(ConnectionError))
     assert plain() == "answer"
+
+
+def test_an_answer_is_forgotten(stores: Any, client: redis_py.Redis) -> None:
+    """What is invalidated is not in the server any more, and other answers are."""
+    store = stores(namespace="shop")
+    guarded = with_fallback(patient(key="rec:{user}", store=store))(lambda user: [user])
+    guarded("u1")
+    guarded("u2")
+    assert eventually(lambda: len(kept(client)) == 2)
+    cache_of(guarded).invalidate("u1")
+    assert eventually(lambda: len(kept(client)) == 1)
+    assert "u2" in kept(client)[0]
+    assert repr(store) == "RedisStore(namespace='shop')"
+
+
+def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has not installed redis-py is told what to install."""
+    monkeypatch.setitem(sys.modules, "redis", None)
+    with pytest.raises(InvalidUse, match=r"resilient-calls\[redis\]"):
+        RedisStore("redis://localhost")
 
 
 def test_namespaces_keep_services_apart(stores: Any, client: redis_py.Redis) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from resilient import SQLiteStore, cached, with_fallback
+from resilient import SQLiteStore, cache_of, cached, with_fallback
 from resilient.degrade.stores.counts import Counts
 from resilient.engine import signals
 from resilient.testing import VirtualTime
@@ -132,6 +132,73 @@ def test_a_corrupt_file_is_moved_aside_and_a_new_one_begun(
     assert told.count(("resilient.store_replaced", "answers.db.corrupt-1")) == 1
     assert told.count(("resilient.store_replaced", "answers.db.corrupt-2")) == 1
     assert (tmp_path / "answers.db.corrupt-1").read_bytes().startswith(b"this is no database")
+
+
+def test_a_file_that_is_corrupt_further_in_is_moved_aside(
+    virtual_time: VirtualTime, tmp_path: Path
+) -> None:
+    """Where only a page of answers is damaged the file opens well, and is not trusted either."""
+    path = tmp_path / "answers.db"
+    stored(path)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    ask = "SELECT rootpage FROM sqlite_master WHERE name = 'answers'"
+    (page,), (size,) = (connection.execute(one).fetchone() for one in (ask, "PRAGMA page_size"))
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    assert served(path) == "instead"
+    assert path.with_name("answers.db.corrupt-1").exists()
+    stored(path)
+    assert served(path) == ["u1"]
+
+
+def test_a_file_that_is_well_is_not_moved_aside(tmp_path: Path) -> None:
+    """Of those who find it corrupt at once one replaces it, and the others use the new one."""
+    store = SQLiteStore(tmp_path / "answers.db")
+    store.put("one", b"answer", 60)
+    failures = [sqlite3.DatabaseError("malformed"), sqlite3.DatabaseError("malformed")]
+
+    def use(connection: sqlite3.Connection) -> bytes:
+        if failures:
+            raise failures.pop()
+        data: bytes = connection.execute("SELECT data FROM answers").fetchone()[0]
+        return data
+
+    assert store._with_connection(use) == b"answer"
+    assert [*tmp_path.glob("*.corrupt-*")] == []
+    store.close()
+
+
+def test_a_file_that_cannot_be_opened_is_not_moved_aside(tmp_path: Path) -> None:
+    """A folder that is gone for a moment says nothing against the file in it."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    store = SQLiteStore(folder / "answers.db")
+    told: list[str] = []
+
+    def listen(name: str, _: Any) -> None:
+        told.append(name)
+
+    folder.rmdir()
+    signals.subscribe(listen)
+    try:
+        store._move_aside()
+    finally:
+        signals.unsubscribe(listen)
+    assert "resilient.store_replaced" not in told
+
+
+def test_an_answer_is_forgotten(virtual_time: VirtualTime, tmp_path: Path) -> None:
+    """What is invalidated is not in the file any more, and other answers are."""
+    store = SQLiteStore(tmp_path / "answers.db")
+    guarded = with_fallback(cached(ttl=60, key="rec:{user}", store=store))(lambda user: [user])
+    assert [guarded("u1"), guarded("u2")] == [["u1"], ["u2"]]
+    cache_of(guarded).invalidate("u1")
+    assert served(store.path, "u1") == "instead"
+    assert served(store.path, "u2") == ["u2"]
+    assert repr(store) == f"SQLiteStore({str(tmp_path / 'answers.db')!r})"
 
 
 def test_a_file_that_somebody_deletes_is_begun_anew(

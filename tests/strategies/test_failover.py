@@ -53,6 +53,14 @@ def test_a_replica_can_be_guarded_itself(virtual_time: VirtualTime) -> None:
     assert replica.calls == 2
 
 
+def test_a_replica_whose_signature_cannot_be_seen_is_taken_as_it_is(
+    virtual_time: VirtualTime,
+) -> None:
+    """What is written in C may say nothing of its arguments: calls will tell."""
+    guarded = with_fallback(failover(max))(Scripted(ConnectionError))
+    assert guarded(3, 7) == 7
+
+
 def test_a_method_fails_over_to_a_function_that_takes_the_object(
     virtual_time: VirtualTime,
 ) -> None:
