@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from resilient import bulkhead, cached, circuit_breaker, retry, with_fallback
+from resilient import CallRejected, bulkhead, cached, circuit_breaker, retry, with_fallback
+from resilient.engine.strategy import Strategy
 
 
 @pytest.fixture
@@ -70,6 +71,53 @@ async def test_a_failed_call_that_is_awaited_leaves_no_garbage(
     async def call() -> None:
         with suppress(ConnectionError):
             await guarded()
+
+    await call()
+    leftovers()
+    await call()
+    assert leftovers() == 0
+
+
+def opened() -> Strategy:
+    """Return a breaker that is open."""
+    breaker = circuit_breaker(fail_max=1)
+    breaker.force_open()
+    return breaker
+
+
+def taken() -> Strategy:
+    """Return a bulkhead in which there is no place."""
+    full = bulkhead(1)
+    full.take()
+    return full
+
+
+BLOCKS: dict[str, Callable[[], Strategy]] = {
+    "fails": lambda: circuit_breaker(fail_max=9),
+    "opens its circuit": lambda: circuit_breaker(
+        fail_max=1, reset_timeout=0, throw_new_error_on_trip=True
+    ),
+    "is rejected by a circuit": opened,
+    "is rejected by a bulkhead": taken,
+}
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("kind", BLOCKS)
+async def test_a_block_that_fails_leaves_no_garbage(
+    kind: str, is_async: bool, leftovers: Callable[[], int]
+) -> None:
+    """Whether it does so by itself or is not begun at all."""
+    guard = BLOCKS[kind]()
+
+    async def call() -> None:
+        with suppress(ConnectionError, CallRejected):
+            if is_async:
+                async with guard:
+                    fails()
+            else:
+                with guard:
+                    fails()
 
     await call()
     leftovers()

@@ -157,7 +157,11 @@ def _call(strategy: Strategy, *, is_async: bool) -> Call:
 def _begin(strategy: Strategy, steps: Steps[Outcome], reached: Any) -> Block:
     if isinstance(reached, Outcome):
         assert reached.error is not None, "nothing stands in for a block"
-        raise reached.error
+        try:
+            raise reached.error
+        finally:
+            # The traceback refers to this frame, which must not refer to the error.
+            del reached
     return _entering(Block(strategy, steps, reached.limit))
 
 
@@ -192,12 +196,10 @@ def leave(strategy: Strategy, error: BaseException | None) -> None:
     """Tell `strategy` what its synchronous block came to."""
     steps = _end(strategy).closing(error)
     try:
-        outcome = drive(steps)
+        _raise_other(drive(steps), error)
     except BaseException as interruption:
-        if interruption is error:
-            return  # it goes on by itself
-        raise
-    _raise_other(outcome, error)
+        if interruption is not error:  # which goes on by itself
+            raise
 
 
 async def enter_async(strategy: Strategy) -> Block:
@@ -215,14 +217,15 @@ async def leave_async(strategy: Strategy, error: BaseException | None) -> None:
     """Tell `strategy` what its asynchronous block came to."""
     steps = _end(strategy).closing(error)
     try:
-        outcome = await drive_async(steps)
+        _raise_other(await drive_async(steps), error)
     except BaseException as interruption:
-        if interruption is error:
-            return  # it goes on by itself
-        raise
-    _raise_other(outcome, error)
+        if interruption is not error:  # which goes on by itself
+            raise
 
 
 def _raise_other(outcome: Outcome, error: BaseException | None) -> None:
-    if outcome.error is not None and outcome.error is not error:
-        raise outcome.error
+    try:
+        if outcome.error is not None and outcome.error is not error:
+            raise outcome.error
+    finally:
+        del outcome  # as above
