@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Callable, Generator
 from contextlib import suppress
@@ -9,7 +10,18 @@ from typing import Any
 
 import pytest
 
-from resilient import CallRejected, bulkhead, cached, circuit_breaker, retry, with_fallback
+from resilient import (
+    CallRejected,
+    CallTimeout,
+    bulkhead,
+    cached,
+    circuit_breaker,
+    deadline,
+    failover_to,
+    retry,
+    timeout,
+    with_fallback,
+)
 from resilient.engine.strategy import Strategy
 
 
@@ -42,6 +54,9 @@ DECORATORS: dict[str, Callable[[Any], Any]] = {
     "fallback": lambda function: with_fallback("instead")(DECORATORS["retry"](function)),
     "cached": with_fallback(cached(ttl=1), "instead"),
     "bulkhead": bulkhead(2),
+    "timeout": timeout(5),
+    "tier that fails": with_fallback(fails_within),
+    "equivalent that fails": failover_to(fails_within, on=ConnectionError),
     "breaker": lambda function: circuit_breaker(fail_max=9)(DECORATORS["retry"](function)),
 }
 
@@ -71,6 +86,44 @@ async def test_a_failed_call_that_is_awaited_leaves_no_garbage(
     async def call() -> None:
         with suppress(ConnectionError):
             await guarded()
+
+    await call()
+    leftovers()
+    await call()
+    assert leftovers() == 0
+
+
+@pytest.mark.parametrize("kind", ["retry", "breaker", "timeout"])
+async def test_a_failed_call_that_turns_out_asynchronous_leaves_no_garbage(
+    kind: str, leftovers: Callable[[], int]
+) -> None:
+    """It is the same for the coroutine that a plain function returns."""
+
+    def hand_over() -> Any:
+        return fails_async()
+
+    guarded = DECORATORS[kind](hand_over)
+
+    async def call() -> None:
+        with suppress(ConnectionError):
+            await guarded()
+
+    await call()
+    leftovers()
+    await call()
+    assert leftovers() == 0
+
+
+@pytest.mark.parametrize("limit", [timeout(0.001), deadline(0.001)], ids=["timeout", "deadline"])
+async def test_a_call_that_is_cancelled_at_its_limit_leaves_no_garbage(
+    limit: Callable[[Any], Any], leftovers: Callable[[], int]
+) -> None:
+    """On the fast lane and on the other: an error of ours is like one of the callee's."""
+    guarded = limit(asyncio.sleep)
+
+    async def call() -> None:
+        with suppress(CallTimeout):
+            await guarded(60)
 
     await call()
     leftovers()

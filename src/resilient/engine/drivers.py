@@ -194,6 +194,9 @@ async def _invoke_within(step: Invoke, limit: Limit) -> Outcome:
         overrun = cut.end(token, interruption)
         if overrun is None:
             raise
-        return Outcome(None, overrun, started, clock.now())
+        try:
+            return Outcome(None, overrun, started, clock.now())
+        finally:
+            del overrun  # as above
     cut.end(token)
     return Outcome(value, None, started, clock.now())

@@ -174,6 +174,7 @@ def async_lane(pipeline: Pipeline, function: Function) -> Function:
                     _interrupted(pipeline, start)
                     raise
                 outcome = Outcome(None, overrun, start, now())
+                del overrun  # whose traceback is going to refer to this frame
             else:
                 if cut is not None:
                     cut.end(token)
@@ -301,6 +302,7 @@ def run(
 ) -> Outcome:
     """Take a call through the slow lane; if it turns out asynchronous, its value is a coroutine."""
     call = Call(pipeline, function, args, kwargs, is_async=False, resumed=resumed)
+    del resumed  # a tier that fails refers to this frame, and becomes the cause of the call's error
     try:
         return drive(pipeline.steps(call))
     except TurnedAsync as turned:
@@ -327,10 +329,9 @@ def run_async(
         call = Call(pipeline, called, args, kwargs, is_async=True)
         call.turned = True
         try:
-            outcome = await drive_async(pipeline.steps(call))
+            return (await drive_async(pipeline.steps(call))).result()
         finally:
             for unused in coroutines:
                 unused.close()
-        return outcome.result()
 
     return guarded()

@@ -69,6 +69,8 @@ class _Job:
             self.interruption = interruption
         else:
             self.outcome = Outcome(value, None, started, clock.now())
+        finally:
+            del self  # an error's traceback refers to this frame, which must not refer to the error
 
     def came_late(self) -> None:
         late, outcome = self.step.late, self.outcome
