@@ -10,12 +10,15 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from resilient.engine.isolation import broken
+from resilient.integrations.gunicorn import child_exit
 from tests.doubles import each
 from tests.servers import PATIENCE, GunicornServer, UvicornServer
 from tests.waiting import eventually
@@ -153,6 +156,18 @@ def test_the_hook_of_gunicorn_forgets_a_worker_at_once(tmp_path: Path) -> None:
         assert eventually(lambda: not list(folder.glob(f"*_{pid}.db")))
         assert eventually(lambda: Path(folder, "histogram_ended.db").exists())
     assert left_behind(folder)[CALLS] == 1
+
+
+def test_the_hook_of_gunicorn_does_nothing_where_workers_share_no_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A configuration file may name it in any case."""
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    before = dict(broken)
+    child_exit(None, SimpleNamespace(pid=os.getpid()))
+    assert dict(broken) == before
+    assert [*tmp_path.iterdir()] == []
 
 
 def run(program: str, folder: Path) -> str:

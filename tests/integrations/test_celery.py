@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.exceptions import Retry
 from structlog.testing import capture_logs
 
 from resilient import (
@@ -24,6 +25,7 @@ from resilient import (
     Dependency,
     DuplicateName,
     InvalidSetting,
+    InvalidUse,
     RateLimited,
     Receipt,
     Replay,
@@ -32,7 +34,7 @@ from resilient import (
 )
 from resilient.degrade.outbox.attempts import Attempts, was_tried
 from resilient.integrations.celery import CeleryQueue
-from tests.doubles import each
+from tests.doubles import Scripted, each
 from tests.servers import free_port
 from tests.waiting import eventually
 
@@ -106,11 +108,12 @@ def eager() -> Iterator[CeleryQueue]:
     "error, reason",
     {
         "an answer": (ValueError("declined"), "answered: ValueError"),
+        "other parameters": (InvalidUse("they do not fit"), "broken: they do not fit"),
         "the last failure": (ConnectionError("down"), "given up after 1 attempts: ConnectionError"),
     },
 )
 def test_a_call_that_is_given_up_is_told(error: Exception, reason: str) -> None:
-    """An answer and the last failure end a call, and an event says which."""
+    """What no attempt will change ends a call, and an event says what it was."""
     attempts, replay = Attempts(1, 1.0, 600.0), replay_of(failures=ConnectionError)
     assert attempts.pause(replay, error, 0) is None
     with capture_logs() as logs:
@@ -139,6 +142,58 @@ def test_an_eager_app_makes_a_call_once(eager: CeleryQueue) -> None:
     with pytest.raises(ConnectionError):
         mail("u1")
     assert calls == ["u1", "u1"]
+
+
+async def test_an_eager_app_awaits_what_is_asynchronous(eager: CeleryQueue) -> None:
+    """A coroutine is made where the call is put, and its end is awaited there."""
+    answers = Scripted(ConnectionError, None)
+    made: list[str] = []
+
+    @with_fallback(queued(eager, name="eager.post"))
+    async def post(user: str) -> None:
+        answers()
+        await asyncio.sleep(0)
+        made.append(user)
+
+    with capture_logs() as logs:
+        assert isinstance(await post("u1"), Receipt)
+    assert made == ["u1"]
+    assert "resilient.call_replayed" in [one["event"] for one in logs]
+
+
+def test_a_call_that_fails_again_is_put_again_with_what_it_has_been_through() -> None:
+    """The attempts that were made go with it, and the moment in which it was queued."""
+    app = Celery("again", broker="memory://", set_as_current=False)
+    queue = CeleryQueue(app, queue="again", first_pause=60)
+    answers = Scripted(ConnectionError, RateLimited("mail", 1, 1, 5.0), None)
+
+    @with_fallback(queued(queue, name="again.mail"))
+    def mail(user: str) -> None:
+        answers()
+
+    task, given = queue._tasks["again.mail"], '{"args":[],"kwargs":{"user":"u1"}}'
+    queued_at = "2026-01-01T00:00:00+00:00"
+    attempts: list[int] = []
+    task.push_request(id="c1", called_directly=False, is_eager=False)
+    with app.connection_for_read() as connection:
+        for failed in (2, 3):
+            with pytest.raises(Retry):
+                task.run(given, queued_at, failed)
+            message = connection.SimpleQueue("again").get(timeout=10)
+            _, kwargs, _ = message.payload
+            assert (kwargs["arguments"], kwargs["queued"]) == (given, queued_at)
+            assert message.headers["id"] == "c1"
+            assert message.headers["eta"] is not None
+            attempts.append(kwargs["failed"])
+    assert attempts == [3, 3]  # what was rejected was no attempt
+    with capture_logs() as logs:
+        task.run(given, queued_at, 3)
+    assert [(one["event"], one["attempts"]) for one in logs] == [("resilient.call_replayed", 4)]
+    with capture_logs() as logs, pytest.raises(InvalidUse):
+        task.run('{"args":[],"kwargs":{"nobody":1}}', queued_at, 3)
+    assert [(one["event"], one["id"]) for one in logs] == [("resilient.call_buried", "c1")]
+    task.pop_request()
+    app.close()
 
 
 def test_without_its_broker_a_call_has_its_own_error() -> None:

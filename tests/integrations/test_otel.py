@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 
 from resilient import ResilientError, cached, circuit_breaker, retry, timeout, with_fallback
 from resilient.engine import signals
@@ -211,7 +212,9 @@ def test_units_are_told(telemetry: Telemetry) -> None:
     assert units["resilient.call_duration.count"] == ""
 
 
-def test_parts_that_come_later_are_seen(telemetry: Telemetry) -> None:
+def test_parts_that_come_later_are_seen_and_parts_that_go_are_not(
+    telemetry: Telemetry, caplog: pytest.LogCaptureFixture
+) -> None:
     """A part that reports itself after `install` has instruments from the next collection on."""
 
     class Part(Reported):
@@ -225,6 +228,9 @@ def test_parts_that_come_later_are_seen(telemetry: Telemetry) -> None:
     assert eventually(lambda: ("resilient.otel_part_depth", "late") in telemetry.points())
     assert telemetry.points()["resilient.otel_part_depth", "late"] == 7
     del part
+    gc.collect()
+    assert ("resilient.otel_part_depth", "late") not in telemetry.points()
+    assert caplog.text == ""
 
 
 # Exemplars
@@ -259,6 +265,30 @@ def test_counts_of_what_goes_wrong_bear_a_trace(
     plain, _ = exposition("text/plain")
     assert trace_id.encode() not in plain
     del call
+
+
+class OnlyRecorded(Sampler):
+    """Has spans recorded that no backend keeps, as tools in the process need them."""
+
+    def should_sample(self, *_: Any, **__: Any) -> SamplingResult:
+        return SamplingResult(Decision.RECORD_ONLY)
+
+    def get_description(self) -> str:
+        return "only recorded"
+
+
+def test_a_trace_that_nobody_keeps_is_borne_by_no_count(
+    virtual_time: VirtualTime, telemetry: Telemetry
+) -> None:
+    """An exemplar that leads nowhere is none; the event is on the span all the same."""
+    register_metrics()
+    call = circuit_breaker("otel-unkept", fail_max=9)(with_fallback("instead")(Scripted(OSError)))
+    tracer = TracerProvider(sampler=OnlyRecorded()).get_tracer("tests")
+    with tracer.start_as_current_span("request") as span:
+        call()
+    assert [event.name for event in span.events] == ["resilient.fallback_served"]  # type: ignore[attr-defined]
+    series = 'resilient_fallbacks_total{dependency="otel-unkept",tier="default"}'
+    assert exemplars_on(exposition(OPENMETRICS)[0], series) == [""]
 
 
 # What it costs who does not use it

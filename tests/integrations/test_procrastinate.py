@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from procrastinate import App, PsycopgConnector, SyncPsycopgConnector
+from structlog.testing import capture_logs
 
 from resilient import (
     Dependency,
     InvalidSetting,
+    NewCall,
     RateLimited,
     Receipt,
+    ResilientError,
     circuit_breaker,
     queued,
     with_fallback,
 )
 from resilient.integrations.procrastinate import ProcrastinateQueue
+from tests.doubles import Scripted
 from tests.servers import PATIENCE, PostgresServer, free_port
 
 
@@ -130,6 +136,82 @@ async def test_a_rejection_is_no_attempt(
     assert made == ["o1"]
     assert next(rejections, None) is None
     assert postgres.sql("SELECT status, attempts < 8 FROM procrastinate_jobs") == "succeeded|t"
+
+
+async def made_once(calls: ProcrastinateQueue) -> None:
+    """Have a worker make the calls that are due, until none is."""
+    async with calls.app.open_async():
+        await calls.app.run_worker_async(install_signal_handlers=False, wait=False)
+
+
+async def test_an_answer_ends_a_call_and_a_coroutine_is_awaited(
+    calls: ProcrastinateQueue, postgres: PostgresServer
+) -> None:
+    """Of what no attempt will change, an event says what it was, and the job has failed."""
+    answers = Scripted(ConnectionError, ConnectionError, ValueError)
+    made: list[str] = []
+    calls.close()  # harmless, as it has not been used
+
+    async def noted(order_id: str) -> None:
+        await asyncio.sleep(0)
+        made.append(order_id)
+
+    guards = Dependency("bank-answers", failures=ConnectionError)
+
+    def pay(order_id: str) -> Any:
+        return answers() if order_id == "o1" else noted(order_id)
+
+    pays = guards.with_fallback(queued(calls, name="bank.pay"))
+    assert isinstance(await asyncio.to_thread(pays(pay), "o1"), Receipt)
+    pays(pay)  # as a module that is loaded anew does
+    calls.put(NewCall("bank.pay", '{"args":[],"kwargs":{"order_id":"o2"}}'))
+    with capture_logs() as logs:
+        await made_once(calls)
+        await asyncio.sleep(0.02)
+        await made_once(calls)
+    assert made == ["o2"]
+    buried = [one["reason"] for one in logs if one["event"] == "resilient.call_buried"]
+    assert buried == ["answered: ValueError"]
+    statuses = postgres.sql("SELECT status, attempts FROM procrastinate_jobs ORDER BY id")
+    assert statuses.split() == ["failed|2", "succeeded|1"]
+
+
+async def test_a_call_that_was_put_again_while_it_was_made_is_tried_once_more_and_not_twice(
+    calls: ProcrastinateQueue, postgres: PostgresServer
+) -> None:
+    """Two calls of one key cannot wait: the newer one is the call now."""
+    call = NewCall("bank.once", '{"args":[],"kwargs":{"order_id":"o1"}}', key="o1")
+    answers = Scripted(ConnectionError, None)
+
+    @with_fallback(queued(calls, name="bank.once"))
+    def once(order_id: str) -> None:
+        if not answers.calls:
+            calls.put(call)
+        answers()
+
+    calls.put(call)
+    await made_once(calls)
+    assert answers.calls == 2
+    assert postgres.sql("SELECT status, attempts FROM procrastinate_jobs ORDER BY id").split() == [
+        "succeeded|1",
+        "succeeded|1",
+    ]
+
+
+def test_a_call_whose_worker_ends_is_made_again_however_often_it_has_failed() -> None:
+    """An interruption says nothing about the call."""
+    app = App(connector=PsycopgConnector(conninfo="postgresql://"))
+    retrying = ProcrastinateQueue(app, "postgresql://", max_attempts=1)._retrying("bank.pay")
+    job: Any = SimpleNamespace(attempts=99)
+    assert retrying.get_retry_decision(exception=asyncio.CancelledError(), job=job) is not None
+
+
+def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has not installed procrastinate is told what to install."""
+    app = App(connector=PsycopgConnector(conninfo="postgresql://"))
+    monkeypatch.setitem(sys.modules, "procrastinate", None)
+    with pytest.raises(ResilientError, match=r"resilient-calls\[procrastinate\]"):
+        ProcrastinateQueue(app, "postgresql://")
 
 
 def test_without_its_database_a_call_has_its_own_error() -> None:

@@ -119,6 +119,22 @@ async def test_a_scrape_blocks_no_loop() -> None:
     assert threading.get_ident() not in slow.threads
 
 
+async def test_a_scrape_without_a_thread_is_refused_and_takes_no_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the limit of a container Prometheus is told to come back, and is served when it does."""
+
+    def refused(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    app = pages()
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", refused)
+        answers = [await ask_asgi_app(app, scope_of("/metrics")) for _ in range(MOST_SCRAPES + 1)]
+    assert {one.status for one in answers} == {503}
+    assert (await ask_asgi_app(app, scope_of("/metrics"))).status == 200
+
+
 async def test_scrapes_that_hang_are_bounded() -> None:
     """A collector that hangs for ever holds a few threads, also when its clients have gone."""
     slow, app = slow_pages()
