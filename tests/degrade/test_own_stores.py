@@ -13,8 +13,9 @@ import time
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from resilient import InvalidUse, cached, degradation_scope, timeout, with_fallback
+from resilient import InvalidUse, cached, deadline, degradation_scope, timeout, with_fallback
 from resilient.degrade.stores import guarded
 from resilient.degrade.stores.counts import Counts
 from resilient.engine.isolation import broken
@@ -44,6 +45,21 @@ def test_what_is_older_than_its_ttl_is_not_served(virtual_time: VirtualTime) -> 
     guarded()
     virtual_time.advance(61)
     assert guarded() == "instead"
+
+
+def test_a_store_that_is_not_asked_in_time_is_not_to_blame(virtual_time: VirtualTime) -> None:
+    """Where the caller's own time is over before that, nothing is said of the store."""
+
+    @with_fallback(cached(ttl=60, store=Shelves()))
+    def load() -> str:
+        virtual_time.sleep(2)
+        raise ConnectionError
+
+    before = broken["cache store"]
+    with capture_logs() as logs, deadline(1), pytest.raises(ConnectionError):
+        load()
+    assert [line for line in logs if line["event"] == "resilient.hook_failed"] == []
+    assert broken["cache store"] == before
 
 
 def test_an_asynchronous_store_serves_asynchronous_functions(virtual_time: VirtualTime) -> None:

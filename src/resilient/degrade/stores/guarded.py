@@ -28,7 +28,7 @@ from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import Pipeline
 from resilient.engine.steps import Steps
 from resilient.engine.workers import Workers
-from resilient.errors import CallRejected
+from resilient.errors import CallRejected, DeadlineExceeded
 from resilient.strategies.breaker.breaker import CircuitBreaker
 from resilient.strategies.breaker.states import CLOSED, HALF_OPEN, OPEN
 from resilient.strategies.bulkhead import Bulkhead
@@ -173,7 +173,8 @@ class GuardedStore:
         if within is not None:
             asking.limit = tighter(asking.limit, within)
         outcome = yield from pipeline.steps(asking)
-        if outcome.error is not None and not isinstance(outcome.error, CallRejected):
+        # Who was not asked, for want of a circuit or of time, has not failed.
+        if outcome.error is not None and not isinstance(outcome.error, _NOT_ASKED):
             report_broken("cache store", outcome.error)
         return outcome
 
@@ -199,6 +200,7 @@ def _breaker(pipeline: Pipeline) -> str:
     return breaker.current_state
 
 
+_NOT_ASKED = (CallRejected, DeadlineExceeded)
 _guarded: weakref.WeakValueDictionary[tuple[int, float], GuardedStore] = (
     weakref.WeakValueDictionary()
 )
