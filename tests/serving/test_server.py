@@ -309,6 +309,7 @@ def test_a_client_that_says_nothing_keeps_nobody_waiting(server: Server) -> None
         silent.close()
 
 
+@pytest.mark.real_time
 def test_many_can_ask_at_once(server: Server) -> None:
     """Pages are answered in parallel."""
     answers: list[int] = []
