@@ -34,6 +34,7 @@ OF_THE_MACHINE = {
     "socket",
     "subprocess",
     "tests.faults.children",
+    "tests.interleavings.explorer",
     "tests.servers",
     "tests.waiting",
     "threading",
