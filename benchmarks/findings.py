@@ -50,13 +50,13 @@ QUICK = Effort(
     most_dependencies=1_000,
 )
 FULL = Effort(
-    rounds=250,
+    rounds=200,
     sample_seconds=0.002,
-    crowd_rounds=15,
+    crowd_rounds=12,
     speedup_rounds=5,
     speedup_calls=15,
-    import_rounds=15,
-    scrape_rounds=4,
+    import_rounds=11,
+    scrape_rounds=3,
     most_dependencies=10_000,
 )
 
