@@ -29,6 +29,7 @@ from resilient import (
 from resilient.serving import pages
 from resilient.serving.server import Server
 from tests.doubles import Scripted
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -309,9 +310,9 @@ def test_a_client_that_says_nothing_keeps_nobody_waiting(server: Server) -> None
         silent.close()
 
 
-@pytest.mark.real_time
-def test_many_can_ask_at_once(server: Server) -> None:
-    """Pages are answered in parallel."""
+def test_many_can_ask_at_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are answered in parallel; who comes when all places are taken has a turn later."""
+    monkeypatch.setattr(pages, "PATIENCE", PATIENCE)
     answers: list[int] = []
     threads = [
         threading.Thread(target=lambda: answers.append(ask(server, "/metrics")[0]))
