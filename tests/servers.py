@@ -361,7 +361,9 @@ class GunicornServer(Server):
         self.kill()
 
     def _command(self) -> list[str]:
-        options = [f"--bind={self.host}:{self.port}", f"--workers={self.workers}", *self._options]
+        address, number = f"--bind={self.host}:{self.port}", f"--workers={self.workers}"
+        # A worker that was just forked does not hear of the end, and is waited for so long.
+        options = [address, number, "--graceful-timeout=5", *self._options]
         return [sys.executable, "-m", "gunicorn", *options, self._application]
 
 
