@@ -34,7 +34,6 @@ OF_THE_MACHINE = {
     "socket",
     "subprocess",
     "tests.faults.children",
-    "tests.interleavings.explorer",
     "tests.servers",
     "tests.waiting",
     "threading",

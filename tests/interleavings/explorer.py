@@ -12,64 +12,24 @@ too. Code that is not traced is one step.
 
 from __future__ import annotations
 
-import dis
 import gc
-import os
 import random
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
-from types import CodeType, FrameType, SimpleNamespace
+from types import CodeType, SimpleNamespace
 from typing import Any
 
-import resilient
 from resilient.engine import clock, signals
+from tests.interleavings.steps import gone_through, tell
 
 __all__ = ["Deadlock", "Failed", "Plan", "Report", "explore", "random_walks", "steered"]
 
-#: What is gone through step by step. The rest (what is told, shown and served) is one step each.
-LIBRARY = tuple(
-    str(Path(resilient.__file__).parent / folder) + os.sep
-    for folder in ("engine", "strategies", "degrade")
-)
-#: Files whose state belongs to one call, and is seen by one thread at a time.
-OF_ONE_CALL = (
-    "engine/call.py",
-    "engine/callables.py",
-    "engine/clock.py",
-    "engine/drivers.py",
-    "engine/isolation.py",
-    "engine/limits.py",
-    "engine/outcome.py",
-    "engine/settings.py",
-    "engine/steps.py",
-    "breaker/rejection.py",
-)
-#: What may read or write something that another thread sees; the rest is a thread's own.
-SHARED = (
-    "LOAD_ATTR",
-    "LOAD_METHOD",
-    "STORE_ATTR",
-    "DELETE_ATTR",
-    "BINARY_SUBSCR",
-    "STORE_SUBSCR",
-    "DELETE_SUBSCR",
-    "BINARY_SLICE",
-    "STORE_SLICE",
-    "STORE_GLOBAL",
-    "CALL",
-    "CALL_FUNCTION_EX",
-    "CALL_KW",
-    "CONTAINS_OP",
-    "FOR_ITER",
-    "UNPACK_SEQUENCE",
-)
-#: Python 3.13 does not tell of every operation; there, the beginning of a line is a step as well.
-BY_LINES = sys.version_info >= (3, 13)
 #: A run that takes more steps than this goes in circles.
 MOST_STEPS = 20_000
 
@@ -186,14 +146,14 @@ class _Run:
         thread.go.acquire()
         try:
             if not self.is_aborted:
-                sys.settrace(_trace)
+                tell(partial(self.step, thread))
                 thread.result = thread.body()
         except _Aborted:
             pass
         except BaseException as error:
             thread.result = error
         finally:
-            sys.settrace(None)
+            tell(None)
             thread.is_alive = False
             if not self.is_aborted:
                 self._next(thread)
@@ -391,39 +351,6 @@ class _StillClock(clock.SystemClock):
 
 still = _StillClock()
 
-_points: dict[CodeType, frozenset[int] | None] = {}
-_traced: list[str] = [*LIBRARY]
-
-
-def _points_of(code: CodeType) -> frozenset[int] | None:
-    if not code.co_filename.startswith(tuple(_traced)) or code.co_filename.endswith(OF_ONE_CALL):
-        return None
-    if code.co_name == "__init__":  # nobody else has it yet
-        return None
-    return frozenset(one.offset for one in dis.get_instructions(code) if one.opname in SHARED)
-
-
-def _trace(frame: FrameType, event: str, _argument: Any) -> Any:
-    code = frame.f_code
-    try:
-        points = _points[code]
-    except KeyError:
-        points = _points[code] = _points_of(code)
-    if not points:
-        return None
-    frame.f_trace_opcodes = True
-    frame.f_trace_lines = BY_LINES
-
-    def step(frame: FrameType, event: str, _argument: Any) -> Any:
-        if event == "line" or (event == "opcode" and frame.f_lasti in points):
-            thread, run = _here.thread, _here.run
-            assert thread is not None
-            assert run is not None
-            run.step(thread, code, frame.f_lasti)
-        return step
-
-    return step
-
 
 def _caller() -> tuple[CodeType, int]:
     frame = sys._getframe(2)
@@ -469,17 +396,15 @@ def steered(*more: str) -> Generator[None]:
                         replace(value, attribute, RLock())
     replace(signals, "_listeners", ())  # what is logged depends on what has been before
     before = clock.install(still)
-    tracing, collecting = _traced[:], gc.isenabled()
-    _traced.extend(more)
-    _points.clear()
+    collecting = gc.isenabled()
     gc.collect()
     gc.disable()  # destructors run where the last reference goes, and nowhere else
     try:
-        yield
+        with gone_through(*more):
+            yield
     finally:
         if collecting:
             gc.enable()
-        _traced[:] = tracing
         clock.install(before)
         for where, name, value in reversed(replaced):
             setattr(where, name, value)
@@ -553,7 +478,7 @@ def explore(scenario: Callable[[], Plan], *, preemptions: int = 2, most: int = 1
         path[-1].chosen += 1
 
 
-def random_walks(scenario: Callable[[], Plan], *, seeds: Iterator[int] | range) -> Report:
+def random_walks(scenario: Callable[[], Plan], *, seeds: Iterable[int]) -> Report:
     """Run `scenario` once for each seed, with a thread drawn every so often."""
     report = Report()
     for seed in seeds:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -36,6 +38,19 @@ def test_random_walks_find_it_too() -> None:
     """A seed says how to get there again."""
     with pytest.raises(Failed, match=r"seed \d+"):
         random_walks(lambda: counting(planted.Counter), seeds=range(100))
+
+
+def test_code_that_runs_for_the_first_time_has_the_same_steps_as_later() -> None:
+    """An interpreter adapts code that has run; runs could not be repeated if steps hung on that."""
+    scope: dict[str, Any] = {}
+    exec(compile("def add(one):\n    one.value += 1\n", planted.__file__, "exec"), scope)
+    add = scope["add"]
+
+    def walked() -> int:
+        counter = planted.Counter()
+        return random_walks(lambda: Plan([partial(add, counter)], lambda _: None), seeds=[1]).steps
+
+    assert [walked() for _ in range(5)] == [2] * 5  # to read, and to write
 
 
 def test_without_a_preemption_there_is_nothing_to_find() -> None:
