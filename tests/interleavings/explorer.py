@@ -204,6 +204,7 @@ class _Run:
             if thread is not None and thread.is_alive:
                 self._park(thread)
             return
+        awaited = not ready
         if thread is not None and thread in ready:
             ready.remove(thread)
             options, is_free = [thread, *ready, *timed], False
@@ -220,6 +221,7 @@ class _Run:
         chosen = options[number]
         if chosen in timed:
             chosen.timed_out = True
+            still.awaited += awaited
         if chosen is not thread:
             self._hand_over(thread, chosen)
 
@@ -330,6 +332,8 @@ class _StillClock(clock.SystemClock):
     def __init__(self) -> None:
         super().__init__()
         self.time = 1000.0
+        #: How many limits came as nobody could go on before: somebody was not woken.
+        self.awaited = 0
         self.timers: list[Callable[[], object]] = []
 
     def now(self) -> float:  # type: ignore[override]
@@ -346,6 +350,7 @@ class _StillClock(clock.SystemClock):
         return clock.SystemTimer(callback)
 
     def background(self, function: Callable[[], object]) -> bool:
+        Thread(function).start()
         return True
 
 
@@ -425,7 +430,7 @@ def _run_once(
 ) -> _Run:
     random.seed(0)
     _sweep()
-    still.time = 1000.0
+    still.time, still.awaited = 1000.0, 0
     still.timers.clear()
     plan = scenario()
     run = _Run(chooser, is_decided)

@@ -7,8 +7,10 @@ count about themselves is right without a lock.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from math import inf
+from types import SimpleNamespace
 from typing import Any
 
 from resilient import (
@@ -18,18 +20,26 @@ from resilient import (
     CallTimeout,
     CircuitBreaker,
     CircuitOpen,
+    Draining,
     MemoryStore,
     Pipeline,
     RetryBudget,
     WorkersSaturated,
     bulkhead,
     cached,
+    drain,
+    failover_to,
     pipeline_of,
     rate_limit,
     retry,
+    unit_of_work,
     with_fallback,
 )
-from resilient.engine import signals
+from resilient.degrade.failover_to import FailoverTo
+from resilient.degrade.stores import behind, memory
+from resilient.degrade.stores.behind import Done, WriteBehind
+from resilient.engine import clock, signals
+from resilient.engine.draining import _in_flight
 from resilient.engine.limits import Limit
 from resilient.engine.steps import Invoke
 from resilient.engine.strategy import Strategy
@@ -121,6 +131,7 @@ def impatient_bulkhead(callers: int = 3) -> Plan:
         assert visits.most == 1
         assert visits.total == results.count("answer")
         assert (strategy.in_flight, strategy.waiting) == (0, 0)
+        assert not still.awaited
 
     return Plan([lambda: guarded(step)] * callers, check)
 
@@ -541,3 +552,152 @@ def shared_flight() -> Plan:
         assert visits.total == visits.most == 1
 
     return Plan([guarded, guarded], check)
+
+
+# Stores
+
+
+def replaced_value() -> Plan:
+    """While a value is replaced by a newer one, there is always one of the two."""
+    store = MemoryStore(name=f"replaced {next(_names)}")
+    store.put("key", "old", ttl=60)
+
+    def look() -> Any:
+        found = store.get("key")
+        return found and found.value
+
+    def check(results: list[Any]) -> None:
+        assert settle_down(results)[1] in ("old", "new")
+        assert look() == "new"
+
+    return Plan([lambda: store.put("key", "new", ttl=60), look], check)
+
+
+def full_store() -> Plan:
+    """More is stored than there is room for, while something is deleted: the bytes are right."""
+    store = MemoryStore(max_entries=1, name=f"full {next(_names)}")
+    store.put("first", "value", ttl=60)
+    every, memory.WEIGHED_EVERY = memory.WEIGHED_EVERY, 1
+
+    def check(results: list[Any]) -> None:
+        memory.WEIGHED_EVERY = every
+        settle_down(results)
+        assert len(store) <= 1
+        assert set(store._weights) <= set(store._entries)
+        assert store.bytes == sum(store._weights.values())
+
+    def put(key: str) -> None:
+        store.put(key, "value", ttl=60)
+
+    return Plan(
+        [partial(put, "first"), partial(put, "second"), partial(store.delete, "first")], check
+    )
+
+
+def written_behind() -> Plan:
+    """What is put into a queue is written, also if its thread parks or gives up at that moment."""
+    written: list[str] = []
+
+    def write(item: str) -> Done:
+        written.append(item)
+        return Done.WRITTEN
+
+    queue = WriteBehind[str](write, lambda: None, most=10, stand_by=lambda: None)
+    pause = Step()
+    real = clock.system, behind.time
+    clock.system = still
+    behind.time = SimpleNamespace(sleep=lambda _seconds: pause(), monotonic=still.now)  # type: ignore[assignment]
+
+    def check(results: list[Any]) -> None:
+        clock.system, behind.time = real
+        settle_down(results)
+        assert sorted(written) == ["first", "second"]
+        assert len(queue) == 0
+
+    return Plan([partial(queue.put, one, one) for one in ("first", "second")], check)
+
+
+# Failover
+
+
+def switching_failover() -> Plan:
+    """Two callers of what is down: the equivalent answers both, and is asked first from then on."""
+    name = f"failover {next(_names)}"
+
+    def replica() -> str:
+        return "replica"
+
+    @Pipeline(failover_to(replica, switch_after=1), name=name)
+    def load() -> str:
+        raise ConnectionError("down")
+
+    def check(results: list[Any]) -> None:
+        assert settle_down(results) == ["replica"] * 2
+        pipeline = pipeline_of(load)
+        (strategy,) = pipeline.strategies
+        assert isinstance(strategy, FailoverTo)
+        assert strategy._preferred == 1
+        assert strategy._switches == 1
+        assert pipeline.lane.epoch is None
+
+    return Plan([load, load], check)
+
+
+def returning_failover() -> Plan:
+    """One call tries what is well again; wherever others are then, the lane follows."""
+    down, asked, step = [True], count(), Step()
+
+    def replica() -> str:
+        return "replica"
+
+    @Pipeline(failover_to(replica, switch_after=1), name=f"failover {next(_names)}")
+    def load() -> str:
+        next(asked)
+        step()
+        if down:
+            raise ConnectionError("down")
+        return "function"
+
+    assert load() == "replica"
+    down.clear()
+    still.pass_time(60)
+
+    def check(results: list[Any]) -> None:
+        assert "function" in settle_down(results)
+        assert set(results) <= {"function", "replica"}
+        pipeline = pipeline_of(load)
+        (strategy,) = pipeline.strategies
+        assert strategy.at_rest
+        assert pipeline.lane.epoch is not None
+
+    return Plan([load, load], check)
+
+
+# Draining
+
+
+def drained_process() -> Plan:
+    """Units end or are turned away, and none begins after the end of all has been told of."""
+    visits, step = Visits(), Step()
+    at_the_end: list[tuple[int, int]] = []
+
+    @unit_of_work()
+    def work() -> str:
+        return visits(step)
+
+    def end() -> bool:
+        drained = drain(timeout=5).wait()
+        if drained:
+            at_the_end.append((visits.now, visits.total))
+        return drained
+
+    def check(results: list[Any]) -> None:
+        _in_flight.resume()
+        settle_down(results, Draining)
+        assert visits.total == results.count("answer")
+        assert all(one == (0, visits.total) for one in at_the_end)
+        assert not still.awaited
+        assert _in_flight.left() == 0
+        assert not _in_flight._waiting
+
+    return Plan([work, work, end], check)

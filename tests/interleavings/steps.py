@@ -11,8 +11,9 @@ import dis
 import os
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -58,6 +59,10 @@ SHARED = (
     "FOR_ITER",
     "UNPACK_SEQUENCE",
 )
+#: Files that rely on the global lock, which goes to another thread after a call, and at the end of
+#: a loop's round, only. Such places are their steps, and no others.
+UNLOCKED = ("degrade/stores/memory.py",)
+GIVES_WAY = ("CALL", "CALL_FUNCTION_EX", "CALL_KW", "FOR_ITER")
 
 
 class _Here(threading.local):
@@ -105,17 +110,25 @@ def _points_of(code: CodeType) -> frozenset[int]:
     """Return the offsets of what may touch what is shared; none for code that is one step."""
     points = _points.get(code)
     if points is None:
-        is_one_step = (
-            not code.co_filename.startswith(tuple(_files))
-            or code.co_filename.endswith(OF_ONE_CALL)
-            or code.co_name == "__init__"  # nobody else has it yet
-        )
-        points = _points[code] = frozenset(
-            one.offset
-            for one in (() if is_one_step else dis.get_instructions(code))
-            if one.opname in SHARED
-        )
+        points = _points[code] = frozenset(_offsets(code))
     return points
+
+
+def _offsets(code: CodeType) -> Iterator[int]:
+    name = code.co_filename
+    if not name.startswith(tuple(_files)) or name.endswith(OF_ONE_CALL):
+        return
+    if code.co_name == "__init__":  # nobody else has it yet
+        return
+    operations = list(dis.get_instructions(code))
+    if name.endswith(UNLOCKED):
+        for one, following in pairwise(operations):
+            if one.opname in GIVES_WAY:
+                yield following.offset
+        return
+    for one in operations:
+        if one.opname in SHARED:
+            yield one.offset
 
 
 if sys.version_info >= (3, 12):

@@ -19,6 +19,7 @@ SMALL = (
     scenarios.drained_budget,
     scenarios.full_budget,
     scenarios.subscribers,
+    scenarios.replaced_value,
 )
 #: Whole calls of real functions.
 WHOLE = (
@@ -40,6 +41,11 @@ WHOLE = (
     scenarios.abandoned_worker,
     scenarios.worker_that_cannot_begin,
     scenarios.shared_flight,
+    scenarios.full_store,
+    scenarios.written_behind,
+    scenarios.switching_failover,
+    scenarios.returning_failover,
+    scenarios.drained_process,
 )
 #: So many runs are made at the most, so that a busy machine comes to an end.
 MOST_SMALL, MOST_WHOLE = 6000, 2000

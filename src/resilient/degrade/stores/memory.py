@@ -132,13 +132,19 @@ class MemoryStore:
         if moment is None:
             moment = now()
         entries = self._entries
-        # Each of these is atomic; between two of them another thread's entry may come first.
-        old = entries.pop(key, None)
-        entries[key] = (value, moment, ttl)
-        if old is not None:
+        kept = (value, moment, ttl)
+        if key in entries:
+            # Nothing is called from the look until the new value is there: other threads are let
+            # on at calls only, and never find the key without a value.
+            replaced = entries[key]  # lives on until then, as its end might call something
+            del entries[key]
+            entries[key] = kept
             if moment >= self._due:
                 self._make_room(moment)
-        elif len(entries) > self.max_entries or len(entries) - len(self._weights) >= WEIGHED_EVERY:
+            del replaced
+            return
+        entries[key] = kept
+        if len(entries) > self.max_entries or len(entries) - len(self._weights) >= WEIGHED_EVERY:
             self._make_room(moment)
 
     def delete(self, key: Hashable) -> None:
