@@ -245,6 +245,15 @@ def test_a_page_has_a_line_for_each_check() -> None:
     assert check["runbook"] == kept[0].runbook
 
 
+def test_a_page_is_json_whatever_people_have_written_down() -> None:
+    """Also if a text ends like a check does."""
+    kept = Dependency("ends oddly", breaker=circuit_breaker(), owner="}], ", runbook='"}], ')
+    found = health.page("/health/ready", "verbose")
+    assert found is not None
+    [check] = json.loads(found[2])["checks"]["ends oddly:circuit"]
+    assert (check["owner"], check["runbook"]) == (kept.owner, kept.runbook)
+
+
 def test_other_paths_are_no_pages_about_health() -> None:
     """Whoever serves them goes on looking."""
     assert [health.page(path) for path in ("/", "/health", "/health/", "/metrics")] == [None] * 4

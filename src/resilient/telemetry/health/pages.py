@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl
@@ -27,6 +28,7 @@ _QUESTIONS: dict[str, Callable[[], Report]] = {
 }
 _text = json.JSONEncoder(default=lambda unknown: type(unknown).__name__).encode
 _NO = ("0", "false", "no")
+_NEXT_CHECK = re.compile(r'\}\], "(?![:,}\]])')
 
 
 def page(path: str, query: str = "") -> tuple[int, str, bytes] | None:
@@ -58,6 +60,7 @@ def page(path: str, query: str = "") -> tuple[int, str, bytes] | None:
 
 def _written(answer: dict[str, Any]) -> str:
     """Return `answer` as JSON with a line for each check, which a person can read and grep."""
-    # Only between checks: within a text, the quote would have a backslash before it.
+    # Only between checks: within a text, the quote would have a backslash before it, and after the
+    # one that ends a text comes a sign of JSON's own.
     written = _text(answer).replace('"checks": {', '"checks": {\n', 1)
-    return written.replace('}], "', '}],\n"') + "\n"
+    return _NEXT_CHECK.sub('}],\n"', written) + "\n"
