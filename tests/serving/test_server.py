@@ -6,11 +6,13 @@ import gc
 import http.client
 import json
 import os
+import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
@@ -26,7 +28,9 @@ from resilient import (
     health,
     serve,
 )
+from resilient.engine.isolation import broken
 from resilient.serving import pages
+from resilient.serving import server as server_module
 from resilient.serving.server import Server
 from tests.doubles import Scripted
 from tests.waiting import PATIENCE
@@ -308,6 +312,61 @@ def test_a_client_that_says_nothing_keeps_nobody_waiting(server: Server) -> None
         assert ask(server, "/health/live")[0] == 200
     finally:
         silent.close()
+
+
+def test_a_client_that_goes_before_its_answer_is_nothing_to_tell(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A probe that has its own limit does so each second; a traceback each time helps nobody."""
+    ended, end = threading.Event(), server._server.shutdown_request
+
+    def tell(connection: Any) -> None:
+        end(connection)
+        ended.set()
+
+    monkeypatch.setattr(server._server, "shutdown_request", tell)
+    failures = broken["serving"]
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.sendall(b"GET /health/live HTTP/1.1\r\n\r\n" * 100)
+    client.close()  # and whatever is sent now is answered by a reset
+    assert ended.wait(PATIENCE)
+    assert capsys.readouterr().err == ""
+    assert broken["serving"] == failures
+
+
+def test_what_goes_wrong_around_a_page_is_reported(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is counted and logged like what hooks do wrong, and the next request is answered."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    failures = broken["serving"]
+    with monkeypatch.context() as patch:
+        patch.setattr(server_module, "page", fail)
+        with pytest.raises(http.client.RemoteDisconnected):
+            ask(server, "/health/live")
+    assert ask(server, "/health/live")[0] == 200
+    assert broken["serving"] == failures + 1
+
+
+def test_a_hundred_may_come_at_one_moment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever finds no room is answered a second later, which is longer than many probes wait."""
+    go_on = threading.Event()
+    begin = server._server.process_request
+
+    def hold_up(*connection: Any) -> None:
+        go_on.wait(PATIENCE)
+        begin(*connection)
+
+    monkeypatch.setattr(server._server, "process_request", hold_up)
+    address = ("127.0.0.1", server.port)
+    with ExitStack() as connections:
+        connections.callback(go_on.set)
+        for _ in range(100):
+            connections.enter_context(closing(socket.create_connection(address, timeout=0.9)))
 
 
 def test_many_can_ask_at_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

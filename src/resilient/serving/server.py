@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, final
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 from prometheus_client import REGISTRY
 
 from resilient.engine import settings
+from resilient.engine.isolation import report_broken
 from resilient.errors import InvalidSetting
 from resilient.serving.pages import page
 from resilient.telemetry.metrics import register_metrics
@@ -82,11 +84,24 @@ def serve(
         metrics = registry
 
     try:
-        server = ThreadingHTTPServer((host, port), Pages)
+        server = _Listener((host, port), Pages)
     except (TypeError, ValueError):  # no name that could be looked up
         raise InvalidSetting("host", host, "a name or an address of this machine") from None
-    server.daemon_threads = True
     return Server(server)
+
+
+class _Listener(ThreadingHTTPServer):
+    """Begins a thread for each connection."""
+
+    daemon_threads = True
+    #: So many may come at one moment; one more waits a second, until its client tries again.
+    request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Report what is wrong here; that a client has gone before it had its answer is not."""
+        error = sys.exc_info()[1]
+        if isinstance(error, Exception) and not isinstance(error, ConnectionError | TimeoutError):
+            report_broken("serving", error)
 
 
 class _Pages(BaseHTTPRequestHandler):
