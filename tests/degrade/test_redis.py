@@ -37,7 +37,7 @@ from resilient.degrade.stores.counts import Counts
 from resilient.engine.reported import all_conditions
 from tests.doubles import Scripted, each
 from tests.hard_cases.crowd import crowd, errors
-from tests.servers import RedisServer
+from tests.servers import RedisServer, free_port
 from tests.waiting import eventually
 
 #: A cache with a limit that no busy machine reaches.
@@ -297,6 +297,29 @@ def test_a_connection_of_before_a_restart_costs_no_error(redis: RedisServer, sto
         guarded()
     assert Counts.of("restarted")["unavailable"] == 0
     assert Counts.of("restarted")["miss"] == 1
+
+
+def test_a_connection_of_before_a_failover_is_given_up(
+    redis: RedisServer, stores: Any, client: redis_py.Redis
+) -> None:
+    """Who was the primary lives on as a replica; who is it now is found by a new connection."""
+
+    def connections() -> set[str]:
+        known: Any = client.client_list()
+        return {one["id"] for one in known} - {str(client.client_id())}
+
+    store = stores(name="demoted")
+    store.put("answer", b"one", 60)
+    before = connections()
+    client.execute_command("REPLICAOF", redis.host, str(free_port()))
+    try:
+        with pytest.raises(redis_py.ReadOnlyError):
+            store.put("answer", b"another", 60)
+        assert eventually(lambda: before.isdisjoint(connections()))
+        assert store.get("answer") == b"one"
+    finally:
+        client.execute_command("REPLICAOF", "NO", "ONE")
+    store.put("answer", b"another", 60)
 
 
 def test_a_full_redis_can_still_be_read(

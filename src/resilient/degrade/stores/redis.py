@@ -70,6 +70,7 @@ class RedisStore:
             from redis import Redis
             from redis.backoff import NoBackoff
             from redis.exceptions import ConnectionError as Disconnected
+            from redis.exceptions import ReadOnlyError
             from redis.retry import Retry
         except ImportError as missing:
             raise InvalidUse(
@@ -83,11 +84,12 @@ class RedisStore:
         self.lease = settings.seconds("lease", lease, above_zero=True)
         seconds = min(settings.seconds("timeout", timeout, above_zero=True), _LONGEST)
         self.name = settings.text("name", name)
-        # One further attempt, at once: a connection of before a restart is dead, and only that.
+        # One further attempt, at once, on another connection: that of before a restart is dead, and
+        # that of before a failover leads to who was the primary, for as long as it is kept.
         settled = {
             "socket_timeout": seconds,
             "socket_connect_timeout": seconds,
-            "retry": Retry(NoBackoff(), 1, supported_errors=(Disconnected,)),
+            "retry": Retry(NoBackoff(), 1, supported_errors=(Disconnected, ReadOnlyError)),
         }
         try:
             _client(Redis, known, settled)
