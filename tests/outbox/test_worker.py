@@ -29,6 +29,7 @@ from resilient import (
     retry,
     with_fallback,
 )
+from resilient.degrade.outbox import worker as worker_module
 from resilient.engine import signals
 from resilient.testing import VirtualTime
 from tests.doubles import Scripted, calls
@@ -212,6 +213,21 @@ def test_arguments_that_do_not_fit_any_more_are_set_aside_at_once(outbox: Outbox
     assert dead.error == "broken: its arguments do not fit the function any more"
 
 
+def test_arguments_that_are_nested_too_deep_are_set_aside_and_end_no_worker(
+    outbox: Outbox,
+) -> None:
+    """A process with a higher limit of recursion may have put them; the next call is made."""
+    made: list[object] = []
+    guarded = with_fallback(queued(outbox, name="charge"))
+    guarded(made.append)
+    outbox.put(NewCall("charge", f'{{"args":[{"[" * 99_999}{"]" * 99_999}],"kwargs":{{}}}}'))
+    outbox.put(NewCall("charge", '{"args":["o1"],"kwargs":{}}'))
+    assert outbox.drain() == 0
+    (dead,) = outbox.dead()
+    assert dead.error == "broken: its arguments do not fit the function any more"
+    assert made == ["o1"]
+
+
 def test_calls_of_one_order_are_made_one_after_the_other(
     make_outbox: MakeOutbox, virtual_time: VirtualTime
 ) -> None:
@@ -322,6 +338,58 @@ def test_a_put_wakes_the_worker(outbox: Outbox) -> None:
         assert made.wait(10)
         assert time.monotonic() - began < 0.9
         outbox.start()  # harmless
+
+
+def test_a_put_of_what_is_held_back_wakes_nobody(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a circuit is open nothing can be done for its calls; to look would hold up each put."""
+    breaker = circuit_breaker("not woken for", fail_max=1, reset_timeout=60)
+    woken: list[str] = []
+
+    @with_fallback(queued(outbox, name="held"))
+    @breaker
+    def charge() -> None:
+        raise ConnectionError
+
+    charge()
+    with outbox.worker():
+        (worker,) = outbox.workers
+        assert eventually(lambda: worker.holds("held"))
+        with monkeypatch.context() as patch:
+            patch.setattr(worker_module.Worker, "wake", lambda _: woken.append("woken"))
+            charge()
+            assert woken == []
+            outbox.put(NewCall("another", '{"args":[],"kwargs":{}}'))
+            assert woken == ["woken"]
+
+
+def test_a_worker_leaves_the_file_alone_for_as_long_as_it_has_looked(
+    make_outbox: MakeOutbox, virtual_time: VirtualTime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is woken: through a long queue it looks for long, and holds up each put."""
+    outbox = make_outbox(first_pause=60)
+    looks: list[tuple[float, float]] = []
+    claim = type(outbox.table).claim
+
+    def slow(*arguments: Any) -> Any:
+        began = virtual_time.now()
+        for worker in outbox.workers:
+            worker.wake()
+        virtual_time.sleep(0.25)
+        looks.append((began, virtual_time.now()))
+        return claim(*arguments)
+
+    @with_fallback(queued(outbox))
+    def charge() -> None:
+        raise ConnectionError
+
+    charge()
+    monkeypatch.setattr(type(outbox.table), "claim", slow)
+    assert outbox.drain(timeout=5) == 1
+    assert len(looks) > 5
+    pauses = [later - ended for (_, ended), (later, _) in itertools.pairwise(looks[1:])]
+    assert min(pauses) >= 0.249
 
 
 async def test_asynchronous_and_plain_functions_share_a_worker_on_the_loop(outbox: Outbox) -> None:

@@ -127,6 +127,6 @@ def read(text: str, function: Callable[..., Any]) -> tuple[list[Any], dict[str, 
         found = json.loads(text)
         args, kwargs = found["args"], found["kwargs"]
         inspect.signature(function).bind(*args, **kwargs)
-    except (ValueError, TypeError, LookupError) as error:
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise InvalidUse("its arguments do not fit the function any more") from error
     return args, kwargs
