@@ -160,7 +160,8 @@ class Outbox(Reported):
             id=receipt.id,
         )
         for worker in list(self.workers):
-            worker.wake()
+            if not worker.holds(call.name):
+                worker.wake()
         return receipt
 
     # What operators need

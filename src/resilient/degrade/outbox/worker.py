@@ -41,6 +41,8 @@ TRIES_TO_FIND = 5
 TRIES_TO_NOTE = 10
 #: For so long at most a call waits whose own circuit is open, while those of other keys are made.
 KEY_SECONDS = 10.0
+#: Seconds after which a worker that leaves the file alone looks whether it is to stop.
+_STOPS_WITHIN = 0.1
 _FAR = 1e9
 _WELL_AGAIN = {
     "resilient.circuit_closed",
@@ -101,6 +103,10 @@ class Worker:
         """Have whoever has nothing to do look for calls; those who are busy will by themselves."""
         self._waiter.wake()
 
+    def holds(self, name: str) -> bool:
+        """Whether calls of `name` are held back, so that a further one is nothing to look for."""
+        return name in self._held
+
     # One call after the other
 
     async def _serve(self) -> None:
@@ -128,13 +134,24 @@ class Worker:
                 elif self._until_empty and (await self._off_loop(self._table.depth)).waiting == 0:
                     return None
                 else:
-                    await clock.current.wait_async(waiter, clock.now() + await self._pause())
+                    pause = await self._pause()
+                    await self._leave_to_others(clock.now() - began)
+                    await clock.current.wait_async(waiter, clock.now() + pause)
             except OutboxError as error:
                 if self._until_empty:
                     raise
                 self._outbox.troubled(error)
                 report_broken("outbox", error)
                 await clock.current.wait_async(waiter, clock.now() + POLL_SECONDS)
+
+    async def _leave_to_others(self, seconds: float) -> None:
+        """Leave the file alone for as long as it took to look through it, whoever wakes the worker.
+
+        Through a long queue of calls that cannot be made, this takes long; meanwhile nobody puts.
+        """
+        until = clock.now() + seconds
+        while not self._stopping and (left := until - clock.now()) > 0:
+            await clock.current.sleep_async(min(left, _STOPS_WITHIN))
 
     async def _claim(self) -> Claimed | None:
         now = clock.now()
