@@ -16,6 +16,7 @@ import pytest
 
 import resilient
 from resilient.__main__ import main
+from resilient.commands import doctor
 from tests.doubles import each
 
 
@@ -127,3 +128,25 @@ def test_it_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "resilient", "doctor"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     assert "all is well" in done.stdout
+
+
+def test_who_has_read_enough_ends_a_command_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `python -m resilient outbox list ... | head` does; the status is that of other programs."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(["doctor"]) == 141
+    assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has pressed it knows that; the status is that of other programs."""
+
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "run", interrupt)
+    assert main(["doctor"]) == 130

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,8 @@ COMMANDS = {
     "outbox": "list, show, retry, drop, drain or run an outbox",
     "show": "show every dependency of an application, with its settings",
 }
+#: The exit status of what has ended by SIGINT or SIGPIPE, as shells have it.
+INTERRUPTED, BROKEN_PIPE = 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = parser.parse_args(given[:1]).command  # or says what there is, and ends
     command = importlib.import_module(f"resilient.commands.{name}")
     command.add_to(parsers[name])
-    status: int = command.run(parser.parse_args(given))
+    try:
+        status: int = command.run(parser.parse_args(given))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` has
+        with open(os.devnull, "w") as nobody:  # to whom Python gives the rest when it ends
+            os.dup2(nobody.fileno(), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return status
 
 
