@@ -354,8 +354,7 @@ def test_a_put_of_what_is_held_back_wakes_nobody(
 
     charge()
     with outbox.worker():
-        (worker,) = outbox.workers
-        assert eventually(lambda: worker.holds("held"))
+        assert eventually(lambda: [one.holds("held") for one in list(outbox.workers)] == [True])
         with monkeypatch.context() as patch:
             patch.setattr(worker_module.Worker, "wake", lambda _: woken.append("woken"))
             charge()
