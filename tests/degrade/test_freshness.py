@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gc
 import sys
 import threading
+import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -255,6 +258,97 @@ def test_an_error_that_is_an_answer_is_remembered_for_its_time(
     with pytest.raises(NotFound):
         load("nobody")
     assert made.count("nobody") == 2
+
+
+class Held:
+    """Something large that a function works with."""
+
+
+class Worded(Exception):
+    """An error that is made of something else than its message."""
+
+    def __init__(self, name: str, *, code: int) -> None:
+        super().__init__(f"no {name}")
+        self.code = code
+
+
+class Doubling(Exception):
+    """An error whose copy has another message, as what makes it is not what it says."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no {name}")
+
+
+class Unique(Exception):
+    """An error that cannot be copied."""
+
+    def __new__(cls, *args: object) -> Unique:
+        if not args:
+            raise TypeError
+        return super().__new__(cls)
+
+    def __init__(self, *args: object) -> None:
+        super().__init__()
+
+
+def test_an_error_that_is_remembered_keeps_nothing_of_what_it_was_raised_in(
+    virtual_time: VirtualTime,
+) -> None:
+    """The variables of the function and of its caller are gone with those, not with the error."""
+    held: list[weakref.ref[Held]] = []
+
+    @with_fallback(cached(ttl=60, fresh_for=10, negative=NotFound, negative_for=5))
+    def load() -> None:
+        large = Held()
+        held.append(weakref.ref(large))
+        try:
+            raise KeyError("u1")
+        except KeyError as error:
+            raise NotFound from error
+
+    def caller() -> None:
+        large = Held()
+        held.append(weakref.ref(large))
+        load()
+
+    for _ in range(2):
+        with suppress(NotFound):
+            caller()
+    gc.collect()
+    assert [one() for one in held] == [None] * 3
+
+
+@each(
+    "error",
+    {
+        "plain": lambda: NotFound("u1", 2),
+        "worded": lambda: Worded("u1", code=404),
+        "doubling": lambda: Doubling("u1"),
+        "of a system call": lambda: FileNotFoundError(2, "No such file", "u1"),
+        "of another language": lambda: UnicodeDecodeError("utf-8", b"u1", 0, 1, "why"),
+        "of the library": lambda: CallTimeout("u1", 2),
+        "unique": lambda: Unique("u1"),
+    },
+)
+def test_an_error_that_is_remembered_is_what_it_was(virtual_time: VirtualTime, error: Any) -> None:
+    """With its type, its message, its attributes, its cause and its notes, which do not add up."""
+    made = error()
+    made.add_note("of the call")
+    made.__cause__ = KeyError("u1")
+    ask = Scripted(made)
+    guarded = with_fallback(cached(60, fresh_for=10, negative=type(made), negative_for=5))(ask)
+    for _ in range(3):
+        with pytest.raises(type(made)) as caught:
+            guarded()
+        again = caught.value
+        assert (again.args, str(again)) == (made.args, str(made))
+        assert getattr(again, "code", None) == getattr(made, "code", None)
+        assert getattr(again, "filename", None) == getattr(made, "filename", None)
+        assert repr(again.__cause__) == "KeyError('u1')"
+        assert again.__notes__[0] == "of the call"
+        assert "of its caller" not in again.__notes__ or type(made) is Unique
+        again.add_note("of its caller")
+    assert ask.calls == 1
 
 
 # By hand

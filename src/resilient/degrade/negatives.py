@@ -1,8 +1,12 @@
-"""Errors that are answers: remembered for a while where a user says so, else never."""
+"""Errors that are answers: remembered for a while where a user says so, else never.
+
+They are kept without what they were raised in. A traceback holds every variable of the functions
+that it leads through, those of the caller included; of ten thousand errors, that is all memory.
+"""
 
 from __future__ import annotations
 
-from types import TracebackType
+import copy
 from typing import final
 
 from resilient.degrade.stores.memory import MemoryStore
@@ -16,6 +20,8 @@ from resilient.strategies.matching import Matches, error_matcher
 __all__ = ["Negatives"]
 
 _MOST = 10_000
+#: So many causes of causes are kept.
+_DEEPEST = 5
 
 
 @final
@@ -37,20 +43,44 @@ class Negatives:
         if error is None or self._matches is None:
             return
         if isolated("negative", False, self._matches, error):
-            self._store.put(key, (error, error.__traceback__), self.seconds)
+            self._store.put(key, _bare(error), self.seconds)
 
     def find(self, key: Key) -> Outcome | None:
-        """Return the error that is the answer for `key`, as it was raised, or None."""
+        """Return the error that is the answer for `key`, as if it was raised here, or None."""
         entry = self._store.get(key) if self._matches is not None else None
         if entry is None:
             return None
-        error: Exception
-        traceback: TracebackType | None
-        error, traceback = entry.value
-        error.__traceback__ = traceback
         now = clock.now()
-        return Outcome(None, error, now, now)
+        return Outcome(None, _bare(entry.value), now, now)
 
     def forget(self, key: Key) -> None:
         """Forget the error for `key`."""
         self._store.delete(key)
+
+
+def _bare(error: Exception, depth: int = 0) -> Exception:
+    """Return a copy of `error` with its causes and notes, that was raised nowhere.
+
+    What cannot be copied, or would not be the same, is returned as it is.
+    """
+    for make in (copy.copy, _made_anew):
+        try:
+            made = make(error)
+            is_same = made.args == error.args and str(made) == str(error)
+            if made is error or type(made) is not type(error) or not is_same:
+                continue
+            if hasattr(error, "__notes__"):
+                made.__notes__ = error.__notes__[:]
+        except Exception:  # whatever an error of a user's does when it is made
+            continue
+        if isinstance(error.__cause__, Exception) and depth < _DEEPEST:
+            made.__cause__ = _bare(error.__cause__, depth + 1)
+        return made
+    return error
+
+
+def _made_anew(error: Exception) -> Exception:
+    """Return a copy of an error that is made of something else than its arguments."""
+    made = type(error).__new__(type(error), *error.args)
+    vars(made).update(vars(error))
+    return made
