@@ -21,7 +21,9 @@ from structlog.testing import capture_logs
 
 import resilient
 from resilient import (
+    CircuitOpen,
     Dependency,
+    Pipeline,
     bulkhead,
     cached,
     circuit_breaker,
@@ -35,7 +37,7 @@ from resilient import (
 from resilient.engine import signals
 from resilient.telemetry.events import EVENTS, REPEAT_KEYS
 from resilient.testing import VirtualTime
-from tests.doubles import Scripted
+from tests.doubles import Scripted, each
 
 SRC = Path(resilient.__file__).parent
 PAGE = SRC.parents[1] / "docs" / "events.md"
@@ -220,6 +222,28 @@ def test_ten_thousand_rejections_a_second_are_a_handful_of_lines(
     assert len(logs) <= 20
     told = [log["event"] for log in logs]
     assert told[-2:] == ["resilient.circuit_closed", "resilient.recovered"]
+
+
+@each("around", {"the fast lane": (), "the slow lane": (retry(on=KeyError),)})
+def test_of_a_rejection_is_told_when_a_call_may_be_let_through(
+    logs: list[Any], virtual_time: VirtualTime, around: tuple[Any, ...]
+) -> None:
+    """With a health check, that is the next of those, as the error says, too."""
+    breaker = circuit_breaker(
+        "asked each second",
+        fail_max=1,
+        reset_timeout=30,
+        probe=Scripted(ConnectionError),
+        probe_every=1,
+    )
+    guarded = Pipeline(*around, breaker)(Scripted(ConnectionError))
+    with pytest.raises(ConnectionError):
+        guarded()
+    virtual_time.advance(0.25)
+    with pytest.raises(CircuitOpen) as rejected:
+        guarded()
+    assert rejected.value.retry_after == 0.75
+    assert lines(logs, "call_rejected") == [{"retry_in_seconds": 0.75}]
 
 
 def test_the_first_of_each_kind_is_told_at_once(logs: list[Any]) -> None:

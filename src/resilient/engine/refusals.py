@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, final
 
 from resilient.engine import clock
@@ -62,11 +61,16 @@ class Refused:
 
 
 class Rejecting(NamedTuple):
-    """How a strategy turns calls away: until when, and with which error."""
+    """How a strategy turns calls away: until when, and with which error.
+
+    `left` returns the seconds until a call may be let through, or None if nobody knows. That may be
+    before the barrier ends; it must not hold the strategy.
+    """
 
     barrier: Barrier
     error: Callable[[float], CallRejected]
     kind: type[CallRejected]
+    left: Callable[[], float | None]
 
 
 class StandIn(NamedTuple):
@@ -97,6 +101,7 @@ class Refusals:
         "_barrier",
         "_durations",
         "_kind",
+        "_left",
         "_lock",
         "_measures",
         "_stand_in",
@@ -108,6 +113,7 @@ class Refusals:
         self._measures = measures
         self._barrier = rejecting.barrier
         self._kind = rejecting.kind
+        self._left = rejecting.left
         self._stand_in = stand_in
         self._durations: list[float] = []
         #: Whether no refusal has been told of just now, so that the next one is told of at once.
@@ -178,9 +184,7 @@ class Refusals:
         if untold:
             _timed.add(self)
             clock.current.later(SECONDS_BETWEEN, self._due)
-            left = self._barrier.until - now()
-            retry_after = left if 0.0 <= left < inf else None
-            self._measures.tell_rejected(self._kind.reason, retry_after, untold)
+            self._measures.tell_rejected(self._kind.reason, self._left(), untold)
             if self._stand_in is not None:
                 self._stand_in.tell(self._measures.name, self._kind.__name__, untold)
 

@@ -185,6 +185,12 @@ class CircuitBreaker(CircuitPassage):
             return None
         circuit, name, prober = self._circuit, self._name or "circuit", self._prober
 
+        def left() -> float | None:
+            seconds = circuit.until - clock.now()
+            if prober is not None and seconds < inf:
+                seconds = min(seconds, prober.next_in())
+            return seconds if 0.0 <= seconds < inf else None
+
         def error(now: float) -> CircuitOpen:
             left = circuit.until - now
             if prober is not None and left < inf:  # else it is forced, and nobody asks
@@ -193,7 +199,7 @@ class CircuitBreaker(CircuitPassage):
             rejection.__cause__ = self._last_failure
             return rejection
 
-        return Rejecting(circuit, error, CircuitOpen)
+        return Rejecting(circuit, error, CircuitOpen, left)
 
     def absorb(self, count: int, seconds: float, when: float) -> None:
         """Count the successes of the fast lane."""

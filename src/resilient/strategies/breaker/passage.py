@@ -76,9 +76,10 @@ class CircuitPassage(CircuitInterface):
             admitted = self._admit(call)
             if isinstance(admitted, Refusal):
                 if self._mode == "enforce":
-                    call.pipeline.measures.rejected(CircuitOpen.reason, admitted.retry_after)
+                    rejection = self._rejection(admitted.retry_after)
+                    call.pipeline.measures.rejected(CircuitOpen.reason, rejection.retry_after)
                     now = clock.now()
-                    return Outcome(None, self._rejection(admitted.retry_after), now, now)
+                    return Outcome(None, rejection, now, now)
                 with self._lock:
                     self._shadowed += not call.is_known
                 admission = None
