@@ -117,6 +117,27 @@ def test_a_store_that_does_not_work_changes_nothing(
     assert guarded(4) == "instead"
 
 
+def test_health_says_why_a_store_is_left_alone_since_when_and_when_it_is_asked_again(
+    virtual_time: VirtualTime,
+) -> None:
+    """As of a circuit; without the text of the error, which may hold anything."""
+    store = Unwell(refuse, name="explained")
+    guarded = with_fallback(cached(ttl=600, store=store))(Scripted("answer"))
+    guarded()
+    virtual_time.advance(10)
+    for _ in range(3):
+        guarded()
+    virtual_time.advance(0.2)
+    [told] = [one.details for one in all_conditions() if one.name == "explained:cache"]
+    assert told == {
+        "componentType": "datastore",
+        "output": "left alone until it is well again: writing",
+        "lastFailure": "ConnectionRefusedError",
+        "failingForSeconds": 10.2,
+        "retryInSeconds": 0.3,
+    }
+
+
 def test_a_store_that_fails_is_left_alone_and_used_again_when_it_is_well(
     virtual_time: VirtualTime,
 ) -> None:

@@ -82,11 +82,28 @@ class Counts(Reported):
         with self._lock:
             guarded = [one for one in self._stores if hasattr(one, "lost")]
         if guarded:
-            lost = sorted({what for one in guarded for what in one.lost})
+            lost = [(what, breaker) for one in guarded for what, breaker in one.lost.items()]
             details: dict[str, Any] = {"componentType": "datastore"}
             if lost:
-                details["output"] = f"left alone until it is well again: {', '.join(lost)}"
+                kinds = ", ".join(sorted({what for what, _ in lost}))
+                details["output"] = f"left alone until it is well again: {kinds}"
+                details |= _outage([breaker for _, breaker in lost])
             yield Condition(f"{self.name}:cache", "warn" if lost else "pass", details)
+
+
+def _outage(breakers: list[Any]) -> dict[str, Any]:
+    """Return what has failed last, since when something has, and when it is asked again."""
+    errors = [one.last_failure for one in breakers if one.last_failure is not None]
+    since = [one.failing_since for one in breakers if one.failing_since is not None]
+    waits = [one.retry_after for one in breakers if one.retry_after is not None]
+    said: dict[str, Any] = {}
+    if errors:
+        said["lastFailure"] = type(errors[-1]).__name__
+    if since:
+        said["failingForSeconds"] = round(max(since), 3)
+    if waits:
+        said["retryInSeconds"] = round(min(waits), 3)
+    return said
 
 
 _by_name: dict[str, Counts] = {}

@@ -115,15 +115,15 @@ class GuardedStore:
         return len(self.behind)
 
     @property
-    def lost(self) -> list[str]:
-        """What the store is not asked for at the moment."""
-        pipelines = {"reading": self._reading, "writing": self._writing}
-        return [kind for kind, pipeline in pipelines.items() if _breaker(pipeline) != CLOSED]
+    def lost(self) -> dict[str, CircuitBreaker]:
+        """What the store is not asked for at the moment, and whose circuit that is."""
+        breakers = {"reading": _breaker(self._reading), "writing": _breaker(self._writing)}
+        return {kind: one for kind, one in breakers.items() if one.current_state != CLOSED}
 
     @property
     def is_readable(self) -> bool:
         """Whether it is asked for anything at the moment."""
-        return _breaker(self._reading) == CLOSED
+        return _breaker(self._reading).current_state == CLOSED
 
     def get(self, call: Call, name: str, within: Limit | None = None) -> Steps[Outcome]:
         """Ask for the bytes under `name`, within the store's limit and `within`."""
@@ -194,10 +194,10 @@ def _workers(pipeline: Pipeline) -> Workers:
     return next(one for one in pipeline.strategies if isinstance(one, OffLoop)).need_workers()
 
 
-def _breaker(pipeline: Pipeline) -> str:
+def _breaker(pipeline: Pipeline) -> CircuitBreaker:
     breaker = pipeline.strategies[0]
     assert isinstance(breaker, CircuitBreaker)
-    return breaker.current_state
+    return breaker
 
 
 _NOT_ASKED = (CallRejected, DeadlineExceeded)
