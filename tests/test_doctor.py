@@ -133,10 +133,10 @@ def test_it_runs_as_a_module() -> None:
 def test_who_has_read_enough_ends_a_command_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As `python -m resilient outbox list ... | head` does; the status is that of other programs."""
+    """As `head` does when it is given a long list; the status is that of other programs."""
     reading, writing = os.pipe()
     os.close(reading)
-    with open(writing, "w") as closed:
+    with os.fdopen(writing, "w") as closed:
         monkeypatch.setattr(sys, "stdout", closed)
         assert main(["doctor"]) == 141
     assert capsys.readouterr().err == ""

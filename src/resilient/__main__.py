@@ -39,8 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = command.run(parser.parse_args(given))
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has seen enough, as `head` has
-        with open(os.devnull, "w") as nobody:  # to whom Python gives the rest when it ends
-            os.dup2(nobody.fileno(), sys.stdout.fileno())
+        nobody = os.open(os.devnull, os.O_WRONLY)  # to whom Python gives the rest when it ends
+        os.dup2(nobody, sys.stdout.fileno())
+        os.close(nobody)
         return BROKEN_PIPE
     except KeyboardInterrupt:
         return INTERRUPTED

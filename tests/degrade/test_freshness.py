@@ -13,7 +13,7 @@ import threading
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -282,7 +282,7 @@ class Doubling(Exception):
 class Unique(Exception):
     """An error that cannot be copied."""
 
-    def __new__(cls, *args: object) -> Unique:
+    def __new__(cls, *args: object) -> Self:
         if not args:
             raise TypeError
         return super().__new__(cls)

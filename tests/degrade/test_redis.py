@@ -322,6 +322,48 @@ def test_a_connection_of_before_a_failover_is_given_up(
     store.put("answer", b"another", 60)
 
 
+@pytest.mark.parametrize("why", ["no right to", "no such command"])
+def test_a_redis_without_scripts_is_shared_all_the_same(
+    stores: Any, client: redis_py.Redis, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """Where an administrator or a proxy has taken them away, leases are kept by plain commands."""
+    rules = ("+@all", "-@scripting") if why == "no right to" else ("+@all",)
+    client.execute_command("ACL", "SETUSER", "limited", "on", ">word", "~*", *rules)
+    try:
+        store, other = (stores(name=why, username="limited", password="word") for _ in range(2))
+        if why == "no such command":
+            unknown = partial(store._client.execute_command, "NOEVAL")
+            monkeypatch.setattr(type(store._client), "eval", lambda _, *given: unknown(*given))
+        guarded = with_fallback(patient(fresh_for=10, key="one", store=store))(Scripted("a"))
+        assert guarded() == "a"
+        assert eventually(lambda: Counts.of(why)["written"] == 1)
+        assert eventually(lambda: not client.keys("*:lease"))
+        assert store.claim("name", "ours", 5) in ("ours", b"ours")
+        assert other.claim("name", "theirs", 5) == b"ours"
+        other.release("name", "theirs")
+        assert other.claim("name", "theirs", 5) == b"ours"
+        store.release("name", "ours")
+        assert other.claim("name", "theirs", 5) in ("theirs", b"theirs")
+        other.release("name", "theirs")
+    finally:
+        client.execute_command("ACL", "DELUSER", "limited")
+
+
+def test_a_refusal_of_another_kind_does_not_end_the_use_of_scripts(
+    stores: Any, client: redis_py.Redis
+) -> None:
+    """A server that is full for a while keeps its leases as before when there is room again."""
+    store = stores(name="full of leases")
+    client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(redis_py.ResponseError):
+            store.claim("name", "ours", 5)
+    finally:
+        client.config_set("maxmemory", 0)
+    assert store.claim("name", "ours", 5) == b"ours"
+    assert store._may_script
+
+
 def test_a_full_redis_can_still_be_read(
     redis: RedisServer, stores: Any, client: redis_py.Redis
 ) -> None:
@@ -504,6 +546,14 @@ def test_a_wrong_address_is_refused(url: Any) -> None:
     assert caught.value.parameter == "url"
     told = "".join(traceback.format_exception(caught.value))
     assert "hunter2" not in told + str(caught.value.value)
+
+
+def test_to_have_text_in_place_of_bytes_is_refused() -> None:
+    """None of the answers could be read, and none would be served."""
+    url = "redis://localhost:6379/0"
+    for address, options in ((url, {"decode_responses": True}), (f"{url}?decode_responses=1", {})):
+        with pytest.raises(InvalidSetting, match="decode_responses"):
+            RedisStore(address, **options)
 
 
 @each("options", {"unknown": {"hunter": "hunter2"}, "no file": {"ssl_ca_certs": "hunter2"}})

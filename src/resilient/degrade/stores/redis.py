@@ -70,7 +70,7 @@ class RedisStore:
             from redis import Redis
             from redis.backoff import NoBackoff
             from redis.exceptions import ConnectionError as Disconnected
-            from redis.exceptions import ReadOnlyError
+            from redis.exceptions import NoPermissionError, ReadOnlyError, ResponseError
             from redis.retry import Retry
         except ImportError as missing:
             raise InvalidUse(
@@ -100,6 +100,10 @@ class RedisStore:
         except Exception as error:
             expected = f"what redis-py takes, and not {type(error).__name__}"
             raise InvalidSetting("options", sorted(options), expected) from None
+        if self._client.connection_pool.connection_kwargs.get("decode_responses"):
+            raise InvalidSetting("decode_responses", True, "left out: answers are bytes, no text")
+        self._no_permission, self._refusal = NoPermissionError, ResponseError
+        self._may_script = True
 
     def __repr__(self) -> str:
         return f"RedisStore(namespace={self.namespace!r})"
@@ -118,16 +122,40 @@ class RedisStore:
 
     def claim(self, name: str, token: str, seconds: float) -> Any:
         """Take `name` for at most `seconds` unless somebody has it; return the token of who has."""
-        lease = f"{self._key(name)}:lease"
-        return self._client.eval(_CLAIM, 1, lease, token, _milliseconds(seconds))
+        lease, most = f"{self._key(name)}:lease", _milliseconds(seconds)
+        if self._may_script:
+            try:
+                return self._client.eval(_CLAIM, 1, lease, token, most)
+            except self._refusal as error:
+                self._do_without_scripts(error)
+        return (
+            token if self._client.set(lease, token, nx=True, px=most) else self._client.get(lease)
+        )
 
     def release(self, name: str, token: str) -> None:
         """Give `name` back, if it is still taken under `token`."""
-        self._client.eval(_RELEASE, 1, f"{self._key(name)}:lease", token)
+        lease = f"{self._key(name)}:lease"
+        if self._may_script:
+            try:
+                self._client.eval(_RELEASE, 1, lease, token)
+                return
+            except self._refusal as error:
+                self._do_without_scripts(error)
+        if self._client.get(lease) == token.encode():
+            self._client.delete(lease)
 
     def close(self) -> None:
         """Close the connections; the next use opens them again."""
         self._client.close()
+
+    def _do_without_scripts(self, error: Exception) -> None:
+        """Use plain commands from now on if that is what `error` says, else raise it.
+
+        Between two of them a lease may end and be taken by another, which costs a second call.
+        """
+        if not isinstance(error, self._no_permission) and "unknown command" not in str(error):
+            raise error
+        self._may_script = False
 
     def _key(self, name: str) -> str:
         return f"{self.namespace}:{name}"
