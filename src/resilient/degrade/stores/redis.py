@@ -128,9 +128,8 @@ class RedisStore:
                 return self._client.eval(_CLAIM, 1, lease, token, most)
             except self._refusal as error:
                 self._do_without_scripts(error)
-        return (
-            token if self._client.set(lease, token, nx=True, px=most) else self._client.get(lease)
-        )
+        is_ours = self._client.set(lease, token, nx=True, px=most)
+        return token if is_ours else self._client.get(lease)
 
     def release(self, name: str, token: str) -> None:
         """Give `name` back, if it is still taken under `token`."""
