@@ -550,8 +550,8 @@ def test_a_wrong_address_is_refused(url: Any) -> None:
 
 def test_to_have_text_in_place_of_bytes_is_refused() -> None:
     """None of the answers could be read, and none would be served."""
-    url = "redis://localhost:6379/0"
-    for address, options in ((url, {"decode_responses": True}), (f"{url}?decode_responses=1", {})):
+    url, texts = "redis://localhost:6379/0", dict[str, Any](decode_responses=True)
+    for address, options in ((url, texts), (f"{url}?decode_responses=1", dict[str, Any]())):
         with pytest.raises(InvalidSetting, match="decode_responses"):
             RedisStore(address, **options)
 
