@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from resilient import CallTimeout, DeadlineExceeded, deadline, remaining, retry, timeout
+from resilient import (
+    CallTimeout,
+    DeadlineExceeded,
+    deadline,
+    pipeline_of,
+    remaining,
+    retry,
+    timeout,
+)
 from resilient.engine.timers import MOST_LOOPS
 from resilient.testing import VirtualTime
 
@@ -91,6 +99,20 @@ def test_what_a_block_leaves_behind_is_not_under_its_limit(virtual_time: Virtual
         assert left_behind.run(remaining) == pytest.approx(1)
     virtual_time.advance(2)
     assert left_behind.run(remaining) is None
+
+
+def test_a_limit_that_has_ended_keeps_calls_from_the_fast_lane_once() -> None:
+    """A task that a call has started, and that lives on, makes its calls as fast as any other."""
+
+    @retry()
+    def guarded() -> None:
+        """Be back at once."""
+
+    with deadline(1):
+        left_behind = contextvars.copy_context()
+    for _ in range(3):
+        left_behind.run(guarded)
+    assert len(pipeline_of(guarded).journal) == 2
 
 
 def test_an_abandoned_call_stays_under_the_limit_that_it_broke() -> None:

@@ -60,10 +60,15 @@ ambient: ContextVar[Limit | None] = ContextVar("resilient_limit", default=None)
 
 
 def current_limit() -> Limit | None:
-    """Return the tightest limit of the calls that are still being made in this context."""
-    limit = ambient.get()
+    """Return the tightest limit of the calls that are still being made in this context.
+
+    Those that have ended are left behind: without a limit, calls can take the fast lane again.
+    """
+    limit = found = ambient.get()
     while limit is not None and limit.ended:
         limit = limit.outer
+    if limit is not found:
+        ambient.set(limit)
     return limit
 
 
