@@ -104,7 +104,7 @@ def test_what_a_block_leaves_behind_is_not_under_its_limit(virtual_time: Virtual
 def test_a_limit_that_has_ended_keeps_calls_from_the_fast_lane_once() -> None:
     """A task that a call has started, and that lives on, makes its calls as fast as any other."""
 
-    @retry()
+    @retry(on=ConnectionError)
     def guarded() -> None:
         """Be back at once."""
 
