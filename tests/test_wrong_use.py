@@ -27,12 +27,15 @@ from resilient import (
     deadline,
     default,
     failover,
+    failover_to,
     health,
+    observe,
     pipeline_of,
     rate_limit,
     retry,
     retrying,
     serve,
+    subscribe,
     timeout,
     with_fallback,
 )
@@ -480,6 +483,55 @@ def test_a_key_of_all_arguments_is_refused_for_methods() -> None:
         with_fallback(cached(60))(Shop.load)
 
 
+@each(
+    "use",
+    {
+        "on of retry": lambda wrong: retry(on=wrong),
+        "on of with_fallback": lambda wrong: with_fallback(1, on=wrong),
+        "exclude of with_fallback": lambda wrong: with_fallback(1, exclude=wrong),
+        "exclude of circuit_breaker": lambda wrong: circuit_breaker(exclude=[wrong]),
+        "a part of what tenacity combines": lambda wrong: retry(
+            on=tenacity.retry_if_exception_type(OSError) | wrong
+        ),
+        "on_result": lambda wrong: retry(on=OSError, on_result=wrong),
+        "stop": lambda wrong: retry(on=OSError, stop=wrong),
+        "wait": lambda wrong: retry(on=OSError, wait=wrong),
+        "before_sleep": lambda wrong: retry(on=OSError, before_sleep=wrong),
+        "after": lambda wrong: retry(on=OSError, after=wrong),
+        "is_failure": lambda wrong: Pipeline(timeout(1), is_failure=wrong),
+        "probe of failover_to": lambda wrong: failover_to(fetch, probe=wrong),
+        "probe of circuit_breaker": lambda wrong: circuit_breaker(probe=wrong),
+        "result of observe": lambda wrong: observe("event", result=wrong),
+        "listener": subscribe,
+    },
+)
+def test_a_function_of_the_wrong_arguments_is_refused(use: Callable[[Any], object]) -> None:
+    """It would fail in the outage, at the first error that it is asked about."""
+
+    def of_three(_first: object, _second: object, _third: object) -> bool:
+        return True
+
+    with pytest.raises(InvalidSetting, match="a function that takes"):
+        use(of_three)
+
+
+def test_a_decorator_without_its_parentheses_says_so() -> None:
+    """It takes the function for a predicate, as it cannot know better, until that does not fit."""
+    with pytest.raises(InvalidSetting, match="on must be a function that takes the exception"):
+
+        @retry  # type: ignore[arg-type]
+        def nothing_to_take() -> None:
+            """Be taken for a predicate."""
+
+    @retry
+    def one_to_take(_thing: Any) -> bool:
+        return True
+
+    with pytest.raises(InvalidUse, match="needs its parentheses") as told:
+        one_to_take("a secret")  # type: ignore[type-var]
+    assert "secret" not in str(told.value)
+
+
 def test_an_asynchronous_predicate_is_refused() -> None:
     """A predicate that returns a coroutine would say yes to everything."""
 
@@ -495,6 +547,7 @@ def test_an_asynchronous_predicate_is_refused() -> None:
         lambda: retry(on=IsPassing()),
         lambda: retry(on=OSError, on_result=is_passing),  # type: ignore[arg-type]
         lambda: with_fallback(1, on=is_passing),  # type: ignore[call-overload]
+        lambda: circuit_breaker(exclude=[is_passing]),
     ]
     for use in uses:
         with pytest.raises(InvalidSetting, match="plain function"):

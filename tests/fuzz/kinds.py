@@ -5,7 +5,6 @@ from __future__ import annotations
 import decimal
 import enum
 import fractions
-import inspect
 import math
 import string
 import sys
@@ -62,6 +61,10 @@ async def asynchronous() -> None:
     return None
 
 
+def of_three(_first: object, _second: object, _third: object) -> bool:
+    return True
+
+
 #: The usual mistakes, and the unusual ones.
 MISTAKES: tuple[Any, ...] = (
     None,
@@ -104,6 +107,7 @@ MISTAKES: tuple[Any, ...] = (
     ValueError("an error, not a type"),
     len,
     asynchronous,
+    of_three,
     lambda *args: True,
     object(),
     Spiteful(),
@@ -181,8 +185,23 @@ def function(value: Any) -> bool:
     return callable(value)
 
 
+def takes(value: Any, number: int) -> bool:
+    """Whether a mistake can be called with so many arguments; most of them can with any number."""
+    known: tuple[tuple[Any, int], ...] = ((len, 1), (asynchronous, 0), (of_three, 3))
+    return callable(value) and all(value is not one or number == its for one, its in known)
+
+
+def probe(value: Any) -> bool:
+    return takes(value, 0)
+
+
+def listener(value: Any) -> bool:
+    return takes(value, 2)
+
+
 def plain_function(value: Any) -> bool:
-    return callable(value) and not inspect.iscoroutinefunction(value)
+    """A predicate on an error or a value, or a hook that is told of the state of a call."""
+    return takes(value, 1)
 
 
 def none(value: Any) -> bool:
@@ -253,7 +272,7 @@ def is_path(value: Any) -> bool:
 
 
 def is_exclusion(value: Any) -> bool:
-    return issubclass(value, BaseException) if isinstance(value, type) else callable(value)
+    return issubclass(value, BaseException) if isinstance(value, type) else plain_function(value)
 
 
 def optional(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:

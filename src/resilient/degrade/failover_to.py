@@ -89,7 +89,7 @@ class FailoverTo(Strategy, Reported):
         self.equivalents = tuple(settings.function("equivalents", one) for one in equivalents)
         self.switch_after = settings.count("switch_after", switch_after)
         self.return_after = settings.seconds("return_after", return_after, above_zero=True)
-        self.probe = None if probe is None else settings.function("probe", probe)
+        self.probe = None if probe is None else settings.function("probe", probe, takes=[])
         self.probe_every = settings.seconds("probe_every", probe_every, above_zero=True)
         self.degraded = settings.flag("degraded", degraded)
         self._fails_over = speaks_for(on, exclude)

@@ -20,7 +20,7 @@ from resilient.engine.lanes import async_lane, sync_lane
 from resilient.engine.pipeline import Pipeline
 from resilient.engine.strategy import Strategy, Target
 from resilient.engine.streams import async_stream, sync_stream
-from resilient.errors import InvalidUse, shown
+from resilient.errors import InvalidUse
 
 __all__ = ["guard", "guarded_functions", "pipeline_of"]
 
@@ -103,7 +103,10 @@ def guard(
 
 def _refuse_what_cannot_be_guarded(function: Any) -> None:
     if not callable(function):
-        raise InvalidUse(f"{shown(function)} cannot be called, and so cannot be guarded")
+        raise InvalidUse(
+            f"{type(function).__name__!r} objects cannot be called, and so cannot be guarded; a "
+            "decorator needs its parentheses: `@retry(on=...)`, and not `@retry`"
+        )
     if inspect.isclass(function):
         raise InvalidUse(
             f"{function.__qualname__} is a class; guard a function that creates its instances"

@@ -127,7 +127,7 @@ class Pipeline:
         self.name = name
         self.measures = Measures.of(name)
         if is_failure is not None:
-            settings.plain_function("is_failure", is_failure)
+            settings.plain_function("is_failure", is_failure, takes=["the exception"])
         self.judge = is_failure
         self.lane = Lane()
         self.journal: list[float] = []

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from resilient.engine.callables import is_async_function
 from resilient.errors import InvalidSetting
 
 __all__ = [
+    "can_be_called",
     "count",
     "error_types",
     "flag",
@@ -135,17 +137,37 @@ def having(parameter: str, value: T, methods: Iterable[str], expected: str) -> T
     raise InvalidSetting(parameter, value, expected)
 
 
-def function(parameter: str, value: object) -> Callable[..., Any]:
-    """Return `value` if it can be called."""
+def function(
+    parameter: str, value: object, *, takes: Sequence[str] | None = None
+) -> Callable[..., Any]:
+    """Return `value` if it can be called, with as many arguments as `takes` has descriptions."""
     if not callable(value):
         raise InvalidSetting(parameter, value, "something that can be called")
+    if takes is not None and not can_be_called(value, *takes):
+        described = " and ".join(takes) or "no argument"
+        raise InvalidSetting(parameter, value, f"a function that takes {described}")
     return value
 
 
-def plain_function(parameter: str, value: object) -> Callable[..., Any]:
-    """Return `value` if it can be called and answers at once."""
-    called = function(parameter, value)
+def plain_function(
+    parameter: str, value: object, *, takes: Sequence[str] | None = None
+) -> Callable[..., Any]:
+    """Return `value` if it can be called, with what it `takes`, and answers at once."""
+    called = function(parameter, value, takes=takes)
     if is_async_function(called):
         expected = "a plain function: nobody awaits what an asynchronous one answers"
         raise InvalidSetting(parameter, value, expected)
     return called
+
+
+def can_be_called(function: Callable[..., Any], *args: object) -> bool:
+    """Whether `function` takes such arguments, as far as one can tell without calling it."""
+    try:
+        signature = inspect.signature(function)
+    except Exception:  # one written in C may not tell, one of the user's may do anything
+        return True
+    try:
+        signature.bind(*args)
+    except TypeError:
+        return False
+    return True

@@ -48,7 +48,7 @@ def subscribe(listener: Listener) -> None:
     from resilient.engine import settings
     from resilient.engine.locks import subscribing
 
-    settings.plain_function("listener", listener)
+    settings.plain_function("listener", listener, takes=["the name of an event", "its fields"])
     with subscribing:
         _listeners = (*_listeners, listener)
 

@@ -38,7 +38,7 @@ def matcher(parameter: str, on: Matches | retry_base) -> Matcher:
     tenacity = sys.modules.get("tenacity")
     if tenacity is not None and isinstance(on, tenacity.retry_base):
         for part in _parts(on):
-            settings.plain_function(parameter, part)
+            settings.plain_function(parameter, part, takes=["the state of the call"])
         decide: Any = on
         return lambda _error, state: bool(decide(state()))
     return error_matcher(parameter, on)  # type: ignore[arg-type]
@@ -67,7 +67,7 @@ def _parts(on: Any) -> Iterator[Any]:
 def error_matcher(parameter: str, on: Matches) -> ErrorMatcher:
     """Return a function that tells whether an error, or all leaves of a group, is one of `on`."""
     if callable(on) and not isinstance(on, type):
-        return _of_leaves(settings.plain_function(parameter, on))
+        return _of_leaves(settings.plain_function(parameter, on, takes=["the exception"]))
     try:
         return _of_types(settings.error_types(parameter, on))
     except InvalidSetting:

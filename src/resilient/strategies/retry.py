@@ -108,16 +108,16 @@ class Retry(Strategy):
             )
         self._matches = None if on is None else matcher("on", on)
         self._judges_values = judges_values(on)
-        self.on_result = _hook("on_result", on_result)
+        self.on_result = _hook("on_result", on_result, "the result")
         self.attempts = settings.count("attempts", 3 if attempts is None else attempts)
-        self.stop = _hook("stop", stop)
-        self.wait = _hook("wait", wait)
+        self.stop = _hook("stop", stop, "the state of the call")
+        self.wait = _hook("wait", wait, "the state of the call")
         self.wait_initial = settings.seconds("wait_initial", wait_initial)
         self.wait_max = settings.seconds("wait_max", wait_max)
         self.max_retry_after = settings.seconds("max_retry_after", max_retry_after)
         self._bounds = tuple(map(self._bound, range(1, min(self.attempts, 100))))
-        self.before_sleep = _hook("before_sleep", before_sleep)
-        self.after = _hook("after", after)
+        self.before_sleep = _hook("before_sleep", before_sleep, "the state of the call")
+        self.after = _hook("after", after, "the state of the call")
         if budget is OWN_BUDGET:
             budget = RetryBudget()
         if budget is not None and not isinstance(budget, RetryBudget):
@@ -293,8 +293,10 @@ _AT_ONCE = 4
 _BRIEFLY = 0.001
 
 
-def _hook(parameter: str, function: Callable[..., Any] | None) -> Callable[..., Any] | None:
-    return None if function is None else settings.plain_function(parameter, function)
+def _hook(
+    parameter: str, function: Callable[..., Any] | None, *takes: str
+) -> Callable[..., Any] | None:
+    return None if function is None else settings.plain_function(parameter, function, takes=takes)
 
 
 def _dislikes(on_result: Callable[[Any], bool], value: Any) -> bool:

@@ -99,7 +99,11 @@ class Observe:
     ) -> None:
         self.name = settings.text("name", name)
         self.fields = checked_names("fields", fields)
-        self._result = None if result is None else settings.plain_function("result", result)
+        self._result = (
+            None
+            if result is None
+            else settings.plain_function("result", result, takes=["what was returned"])
+        )
         self._expected = _expected({} if expected is None else expected)
         self._error_fields = checked_names("error_fields", error_fields)
         self._started = settings.flag("started", started)

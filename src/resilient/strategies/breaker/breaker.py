@@ -255,7 +255,7 @@ def _prober(
     timeout = every if timeout is None else timeout
     return Prober(
         "probe",
-        settings.function("probe", probe),
+        settings.function("probe", probe, takes=[]),
         every,
         settings.seconds("probe_timeout", timeout, above_zero=True),
         probed,

@@ -20,8 +20,9 @@ def checked_exclusions(exclude: Iterable[Exclusion] | None) -> list[Any]:
     expected = "a list of exception types and predicates"
     exclusions = list(settings.items("exclude", () if exclude is None else exclude, expected))
     for one in exclusions:
-        is_error = isinstance(one, type) and issubclass(one, BaseException)
-        if not is_error and (isinstance(one, type) or not callable(one)):
+        if callable(one) and not isinstance(one, type):
+            settings.plain_function("exclude", one, takes=["the exception"])
+        elif not (isinstance(one, type) and issubclass(one, BaseException)):
             raise InvalidSetting("exclude", one, "made of exception types and predicates")
     return exclusions
 

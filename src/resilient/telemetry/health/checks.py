@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar, final, overload
@@ -157,7 +156,7 @@ class _Check:
         self._begun = False
         self._beginning = new_lock()
         checked = settings.function("function", function)
-        if not _needs_nothing(checked):
+        if not settings.can_be_called(checked):
             raise InvalidUse(
                 f"the health check {name!r} is called without arguments, and "
                 f"{plain_name(checked)} needs some"
@@ -225,16 +224,6 @@ class _Check:
         no: Status = "fail" if self._critical else "warn"
         status: Status = "pass" if self._passes(result) else no
         return Condition(f"{self.name}:check", status, details)
-
-
-def _needs_nothing(function: Callable[..., Any]) -> bool:
-    try:
-        inspect.signature(function).bind()
-    except TypeError:
-        return False
-    except ValueError:  # one written in C does not tell
-        return True
-    return True
 
 
 @final
