@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
+from resilient.engine.isolation import broken
 from resilient.telemetry import ended, processes
+from resilient.telemetry.families import Family
 from resilient.telemetry.processes import Publisher
 from tests.waiting import PATIENCE
 
@@ -95,7 +99,48 @@ def test_nobody_waits_for_ever_for_another_who_writes(monkeypatch: pytest.Monkey
     assert publisher._lock.acquire(blocking=False)
 
 
+def test_what_is_not_there_yet_is_written_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk, to write into a hole of a mapped file ends the process by SIGBUS."""
+    disk = SimpleNamespace(total=10**9, free=10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    publisher, failures = Publisher(), broken["metrics"]
+
+    def told(**counts: int) -> Any:
+        family = Family("roomy", "counter", "What there is room for", "dependency")
+        for name, count in counts.items():
+            family.add((name,), count)
+        publisher._write_counts_locked([family])
+        return publisher._told[family.name]
+
+    assert told(known=1) == {("known",): (1,)}
+    disk.free = 10**6
+    assert told(known=2, later=3) == {("known",): (2,)}
+    assert broken["metrics"] == failures + 1
+    disk.free = 10**9
+    assert told(known=2, later=4) == {("known",): (2,), ("later",): (4,)}
+
+
 # What has ended
+
+
+def test_without_room_what_has_ended_is_added_up_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own file stays until the sum can be written; no count is lost."""
+    disk = SimpleNamespace(total=10**9, free=10**6)
+    write(tmp_path / FILE_OF_A_COUNTER, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: disk)
+        with pytest.raises(ended.NoRoom, match=r"1\.0 MB are left on the disk; make room"):
+            ended.forget(1, str(tmp_path))
+        assert total(tmp_path) == 3
+        disk.free = 10**9
+        ended.forget(1, str(tmp_path))
+    assert total(tmp_path) == 3
+    assert not (tmp_path / FILE_OF_A_COUNTER).exists()
 
 
 def test_a_sum_that_somebody_was_about_to_put_in_its_place_is_put_there(tmp_path: Path) -> None:

@@ -17,11 +17,36 @@ from typing import Any
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import mark_process_dead
 
-__all__ = ["forget", "forget_ended", "reading"]
+from resilient.errors import ResilientError
+
+__all__ = ["NoRoom", "check_room", "forget", "forget_ended", "reading"]
 
 _OF_A_PROCESS = re.compile(r"(counter|histogram|summary|gauge_live[a-z]*)_(?P<pid>\d+)\.db")
 #: The kinds of metrics that add up over processes, living and dead.
 _COUNTING = ("counter", "histogram", "summary")
+#: So much of a disk is left alone, in bytes, and at most such a part of it.
+RESERVE, RESERVED_PART = 1024 * 1024, 1 / 8
+
+
+class NoRoom(ResilientError, OSError):
+    """A disk is as full as it may be."""
+
+
+def check_room(path: str | Path) -> None:
+    """Make sure that something may be added to the files in `path`.
+
+    They are mapped into memory, and have holes where nothing has been written yet. To write there
+    when the disk is full is no error: the process is ended by SIGBUS.
+
+    Raises:
+        NoRoom: If the disk is nearly full.
+    """
+    disk = shutil.disk_usage(path)
+    if disk.free < min(RESERVE, disk.total * RESERVED_PART):
+        raise NoRoom(
+            f"{path}: {disk.free / 1e6:.1f} MB are left on the disk; make room, until then metrics "
+            "that are not there yet are not written, and counts of ended processes not added up"
+        )
 
 
 @contextmanager
@@ -61,6 +86,7 @@ def forget(pid: int, path: str) -> None:
 
 def _sum(own: Path, everybody: Path) -> Path:
     """Return a file with the values of both, complete from the moment at which it is there."""
+    check_room(everybody.parent)
     draft = everybody.with_suffix(".draft")
     if everybody.exists():
         shutil.copyfile(everybody, draft)

@@ -223,6 +223,8 @@ class Publisher:
         """Return the places in the files for one series."""
         cells = self._cells.setdefault(family.name, {})
         if labels not in cells:
+            if (path := folder()) is not None:
+                ended.check_room(path)
             cells[labels] = _cells(family, labels, value)
         return cells[labels]
 
