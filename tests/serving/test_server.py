@@ -445,6 +445,28 @@ def test_it_listens_on_this_machine_only_and_not_after_it_is_closed() -> None:
     assert not [one for one in threading.enumerate() if one.name == "resilient-serve"]
 
 
+def test_it_listens_to_ipv6_as_well() -> None:
+    """Where a cluster has nothing else, probes and scrapes come that way."""
+    try:
+        with_pages = serve(port=0, host="::1", registry=CollectorRegistry())
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    try:
+        with closing(http.client.HTTPConnection("::1", with_pages.port, timeout=5)) as connection:
+            connection.request("GET", "/health/live")
+            assert connection.getresponse().status == 200
+    finally:
+        with_pages.close()
+
+
+def test_to_listen_no_name_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that starts while there is no answer about names is not held up by its pages."""
+    looked_up: list[str] = []
+    monkeypatch.setattr(socket, "getfqdn", lambda name="": looked_up.append(name) or name)
+    serve(port=0, registry=CollectorRegistry()).close()
+    assert looked_up == []
+
+
 def test_a_port_that_is_taken_is_told() -> None:
     """A second server on a port is an OSError, at once."""
     server = serve(port=0, registry=CollectorRegistry())

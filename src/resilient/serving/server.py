@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, final
 
 from prometheus_client import REGISTRY
@@ -58,7 +60,7 @@ def serve(
     Arguments:
         port: The port, 0 for any that is free.
         host: The address to listen on. Only this machine can ask unless you say otherwise, such
-            as "0.0.0.0" in a container.
+            as "0.0.0.0" in a container, or "::" where there is IPv6.
         registry: Where Prometheus's metrics come from; prometheus-client's default one.
 
     Returns:
@@ -84,7 +86,7 @@ def serve(
         metrics = registry
 
     try:
-        server = _Listener((host, port), Pages)
+        server = (_Listener6 if ":" in host else _Listener)((host, port), Pages)
     except (TypeError, ValueError):  # no name that could be looked up
         raise InvalidSetting("host", host, "a name or an address of this machine") from None
     return Server(server)
@@ -97,11 +99,23 @@ class _Listener(ThreadingHTTPServer):
     #: So many may come at one moment; one more waits a second, until its client tries again.
     request_queue_size = 128
 
+    def server_bind(self) -> None:
+        """Bind, and look up no name: a service may start while there is no answer to that."""
+        TCPServer.server_bind(self)
+        name, self.server_port = self.server_address[:2]
+        self.server_name = str(name)
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Report what is wrong here; that a client has gone before it had its answer is not."""
         error = sys.exc_info()[1]
         if isinstance(error, Exception) and not isinstance(error, ConnectionError | TimeoutError):
             report_broken("serving", error)
+
+
+class _Listener6(_Listener):
+    """The same for IPv6; "::" is for both where the system does not say otherwise."""
+
+    address_family = socket.AF_INET6
 
 
 class _Pages(BaseHTTPRequestHandler):
