@@ -13,11 +13,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from resilient import InvalidSetting, InvalidUse, drain_on_sigterm, draining, unit_of_work
+from resilient import InvalidSetting, InvalidUse, drain, drain_on_sigterm, draining, unit_of_work
+from resilient.serving import termination
 from tests.doubles import each
 from tests.servers import PATIENCE, Server, free_port
 from tests.waiting import eventually
@@ -190,6 +192,40 @@ while True: time.sleep(60)
     )
     assert status == 0
     assert took < 5
+
+
+def test_a_second_signal_does_not_end_the_process_a_second_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The end would be interrupted by another one, with a traceback."""
+    begun: list[object] = []
+    inside, go_on = threading.Event(), threading.Event()
+
+    def begin(function: object, _: object) -> None:
+        begun.append(function)
+        drain(PATIENCE)
+
+    def work() -> None:
+        with unit_of_work():
+            inside.set()
+            go_on.wait(PATIENCE)
+
+    ending = termination._Termination(1)
+    monkeypatch.setattr(termination, "_thread", SimpleNamespace(start_new_thread=begin))
+    working = threading.Thread(target=work)
+    working.start()
+    try:
+        assert inside.wait(PATIENCE)
+        ending.begin(signal.SIGTERM, None)
+        ending.begin(signal.SIGTERM, None)
+        assert len(begun) == 1
+        drain(0).resume()
+        ending.begin(signal.SIGTERM, None)
+        assert len(begun) == 2
+    finally:
+        go_on.set()
+        working.join()
+        drain(0).resume()
 
 
 def test_a_forked_child_ends_as_if_there_were_no_library() -> None:

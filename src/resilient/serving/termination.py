@@ -21,7 +21,8 @@ def drain_on_sigterm(timeout: float = 25) -> None:
 
     Call it after the server has set up its own handling: at startup of an ASGI application, or in
     gunicorn's `post_worker_init`. The server then stops as it always does. Where nobody handled
-    the signal, the process ends with status 0 when nothing is in flight any more.
+    the signal, the process ends with status 0 when nothing is in flight any more. Python itself
+    then waits for threads that are no daemons, such as those of a `ThreadPoolExecutor`.
 
     Arguments:
         timeout: The most seconds, 0 or more, until the process ends where nobody else ends it.
@@ -52,6 +53,7 @@ class _Termination:
         self._before: Any = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
         self._is_alone = self._before == signal.SIG_DFL
         self._process = os.getpid()
+        self._has_begun = False
         self._is_over = False
 
     def begin(self, number: int, frame: FrameType | None) -> None:
@@ -63,6 +65,9 @@ class _Termination:
             signal.signal(number, self._before)
             signal.raise_signal(number)
             return
+        if self._is_alone and self._has_begun and draining():
+            return  # the process ends once: to be told so in the midst of that would be an error
+        self._has_begun = True
         # Draining logs, and the main thread may hold a lock of its logger, or of `threading`.
         _thread.start_new_thread(self._drain, ())
         if callable(self._before):
