@@ -835,6 +835,66 @@ def test_another_stream_takes_the_place_of_one_that_does_not_begin(streams: Stre
     assert (streams.source.begun, other.begun, other.closed) == (1, 1, 1)
 
 
+def test_what_a_consumer_does_to_a_stream_reaches_the_one_that_took_its_place(
+    streams: Streams,
+) -> None:
+    """What is sent into it or thrown into it arrives, and it is closed with the guarded one."""
+    told: list[str] = []
+
+    def replica() -> Generator[str, Any, None]:
+        told.append((yield "first"))
+        try:
+            yield "second"
+        except ValueError as thrown:
+            told.append(f"caught {thrown}")
+        try:
+            yield "third"
+        finally:
+            told.append("closed")
+
+    async def replica_async() -> AsyncGenerator[str, Any]:
+        told.append((yield "first"))
+        try:
+            yield "second"
+        except ValueError as thrown:
+            told.append(f"caught {thrown}")
+        try:
+            yield "third"
+        finally:
+            told.append("closed")
+
+    streams.source.fails_before_first = 1
+    other: Any = replica_async if streams.is_async else replica
+    stream = streams.guarded(with_fallback(failover(other)))()
+
+    async def main() -> list[str]:
+        items = [await anext(stream), await stream.asend("sent"), await stream.athrow(ValueError())]
+        await stream.aclose()
+        return items
+
+    if streams.is_async:
+        items = streams.virtual_time.run(main())
+    else:
+        items = [next(stream), stream.send("sent"), stream.throw(ValueError())]
+        stream.close()
+    assert items == ["first", "second", "third"]
+    assert told == ["sent", "caught ", "closed"]
+
+
+def test_what_is_sent_into_a_list_that_is_served_is_lost(streams: Streams) -> None:
+    """Its items come all the same: a consumer need not know that it has no stream."""
+    streams.source.fails_before_first = 1
+    stream = streams.guarded(with_fallback(["instead", "of it"]))()
+
+    async def main() -> list[str]:
+        return [await anext(stream), await stream.asend("sent")]
+
+    if streams.is_async:
+        assert streams.virtual_time.run(main()) == ["instead", "of it"]
+    else:
+        assert [next(stream), stream.send("sent")] == ["instead", "of it"]
+
+
 def test_a_time_limit_is_for_the_first_item(streams: Streams) -> None:
     """A stream that does not begin in time is given up; one that has begun may take its time."""
     read = streams.guarded(timeout(2))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator
 from functools import partial
-from typing import Any, final
+from typing import Any, cast, final
 
 from resilient.engine.call import Call
 from resilient.engine.drivers import drive, drive_async
@@ -51,6 +51,22 @@ async def _begin_async(
         return _Begun(stream, None, exhausted=True)
 
 
+def _as_stream(served: Any) -> AsyncGenerator[Any, Any]:
+    stream = aiter(served) if hasattr(served, "__aiter__") else served
+    if hasattr(stream, "asend"):
+        return cast("AsyncGenerator[Any, Any]", stream)
+    return _items_async(stream)
+
+
+async def _items_async(served: Any) -> AsyncGenerator[Any, Any]:
+    if hasattr(served, "__aiter__"):
+        async for item in served:
+            yield item
+    else:
+        for item in served:
+            yield item
+
+
 def sync_stream(pipeline: Pipeline, function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the generator function `function`, guarded by `pipeline`."""
 
@@ -60,7 +76,8 @@ def sync_stream(pipeline: Pipeline, function: Callable[..., Any]) -> Callable[..
         begun = drive(pipeline.steps(call)).result()
         if not isinstance(begun, _Begun):
             pipeline.stream_ended(call, None)
-            return (yield from begun)
+            # A list has no use for what is sent into it; a generator has.
+            return (yield from begun if hasattr(begun, "send") else (item for item in begun))
         error = thrown_in = None
         left = False
         try:
@@ -98,15 +115,10 @@ def async_stream(pipeline: Pipeline, function: Callable[..., Any]) -> Callable[.
         call = Call(pipeline, partial(_begin_async, function), args, kwargs, is_async=True)
         call.until_end = []
         begun = (await drive_async(pipeline.steps(call))).result()
-        if not isinstance(begun, _Begun):
+        is_own = isinstance(begun, _Begun)
+        if not is_own:  # a fallback has served it: what comes of it is not the dependency's
             pipeline.stream_ended(call, None)
-            if hasattr(begun, "__aiter__"):
-                async for item in begun:
-                    yield item
-            else:
-                for item in begun:
-                    yield item
-            return
+            begun = await _begin_async(_as_stream, begun)
         error = thrown_in = None
         left = False
         try:
@@ -131,7 +143,8 @@ def async_stream(pipeline: Pipeline, function: Callable[..., Any]) -> Callable[.
             error = None if left else broke
             raise
         finally:
-            pipeline.stream_ended(call, error, left=left)
+            if is_own:
+                pipeline.stream_ended(call, error, left=left)
             del error, thrown_in
 
     return guarded
