@@ -12,7 +12,8 @@ import sys
 import textwrap
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
@@ -23,6 +24,7 @@ from resilient import (
     Dependency,
     InvalidUse,
     circuit_breaker,
+    deadline,
     retry,
     timeout,
     with_fallback,
@@ -352,6 +354,25 @@ def test_pass_through_lets_blocks_and_single_calls_through(virtual_time: Virtual
     breaker.force_open()
     with pass_through(), breaker:
         assert breaker.call(Scripted("answer")) == "answer"
+
+
+@pytest.mark.parametrize("limit", [timeout, deadline])
+def test_pass_through_lets_limited_blocks_take_their_time(
+    virtual_time: VirtualTime, limit: Callable[[float], Any]
+) -> None:
+    """The block is not cut, and no guarded call within it is cut or comes too late."""
+    ask = timeout(0.5)(virtual_time.sleep)
+
+    async def main() -> float | None:
+        async with limit(0.1) as block:
+            await asyncio.sleep(1)
+            ask(1)
+            return cast("float | None", block.remaining())
+
+    with pass_through():
+        assert virtual_time.run(main()) is None
+    with pytest.raises(CallTimeout):
+        virtual_time.run(main())
 
 
 DISABLED = """

@@ -13,7 +13,7 @@ from contextvars import ContextVar, Token
 from functools import partial
 from typing import Any, final
 
-from resilient.engine import clock, signals
+from resilient.engine import clock, faults, signals
 from resilient.engine.call import Call
 from resilient.engine.callables import calling_place
 from resilient.engine.drivers import drive, drive_async
@@ -130,6 +130,8 @@ def _limited(strategy: Strategy, *, is_async: bool) -> Block | None:
     if seconds is None:
         return None
     strategy.as_block(is_async=is_async)
+    if faults.passing.depth:
+        return _entering(Block(strategy, None, None))
     name = strategy.label or calling_place()
     limit = Limit(clock.now() + seconds, seconds, name, strategy)
     return _entering(Block(strategy, None, tighter(current_limit(), limit)))
