@@ -532,6 +532,24 @@ def test_a_decorator_without_its_parentheses_says_so() -> None:
     assert "secret" not in str(told.value)
 
 
+@each(
+    "use",
+    {
+        "failures": lambda on: Dependency("asked of a retry object", failures=on),
+        "breaker": lambda on: circuit_breaker(failures=on),
+        "fallback": lambda on: with_fallback(1, on=on),
+        "exclude": lambda on: with_fallback(1, exclude=on),
+        "negative": lambda on: cached(60, negative=on, negative_for=1),
+    },
+)
+def test_a_retry_object_is_refused_where_nothing_is_tried_again(
+    use: Callable[[Any], Any],
+) -> None:
+    """It looks at the state of a retried call, and would fail whenever it is shown an error."""
+    with pytest.raises(InvalidSetting, match=r"types, or a predicate on the exception$"):
+        use(tenacity.retry_if_exception_type(OSError))
+
+
 def test_an_asynchronous_predicate_is_refused() -> None:
     """A predicate that returns a coroutine would say yes to everything."""
 

@@ -35,23 +35,27 @@ class ErrorMatcher(Protocol):
 
 def matcher(parameter: str, on: Matches | retry_base) -> Matcher:
     """Return a function that tells whether an error is one of `on`."""
-    tenacity = sys.modules.get("tenacity")
-    if tenacity is not None and isinstance(on, tenacity.retry_base):
+    if _is_retry_object(on):
         for part in _parts(on):
             settings.plain_function(parameter, part, takes=["the state of the call"])
         decide: Any = on
         return lambda _error, state: bool(decide(state()))
-    return error_matcher(parameter, on)  # type: ignore[arg-type]
+    return _errors(parameter, on, f"{_ERRORS}, or retry objects")
 
 
 def judges_values(on: object) -> bool:
     """Whether `on` is a retry object of tenacity that may want values tried again, not errors."""
-    tenacity = sys.modules.get("tenacity")
-    if tenacity is None or not isinstance(on, tenacity.retry_base):
+    if not _is_retry_object(on):
         return False
+    tenacity = sys.modules["tenacity"]
     # The subclasses that keep this method say no to whatever is not an error.
     only_errors = tenacity.retry_if_exception.__call__
     return any(type(part).__call__ is not only_errors for part in _parts(on))
+
+
+def _is_retry_object(on: object) -> bool:
+    tenacity = sys.modules.get("tenacity")
+    return tenacity is not None and isinstance(on, tenacity.retry_base)
 
 
 def _parts(on: Any) -> Iterator[Any]:
@@ -66,14 +70,21 @@ def _parts(on: Any) -> Iterator[Any]:
 
 def error_matcher(parameter: str, on: Matches) -> ErrorMatcher:
     """Return a function that tells whether an error, or all leaves of a group, is one of `on`."""
+    if _is_retry_object(on):  # they look at a call that is tried again, and there is none here
+        raise InvalidSetting(parameter, on, _ERRORS)
+    return _errors(parameter, on, _ERRORS)
+
+
+_ERRORS = "exception types, or a predicate on the exception"
+
+
+def _errors(parameter: str, on: Any, expected: str) -> ErrorMatcher:
     if callable(on) and not isinstance(on, type):
         return _of_leaves(settings.plain_function(parameter, on, takes=["the exception"]))
     try:
         return _of_types(settings.error_types(parameter, on))
     except InvalidSetting:
-        raise InvalidSetting(
-            parameter, on, "exception types, a predicate on the exception, or retry objects"
-        ) from None
+        raise InvalidSetting(parameter, on, expected) from None
 
 
 @lru_cache  # most dependencies name the same few types
