@@ -71,7 +71,7 @@ class Flight:
         if outcome is None:
             return None
         if outcome.error is not None:
-            outcome.error.__traceback__ = self._traceback
+            outcome.error.with_traceback(self._traceback)
             return outcome
         if type(outcome.value) in IMMUTABLE:
             return outcome

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from resilient.degrade.degradations import Degradation, note_degradation, scope
 from resilient.engine import signals
 from resilient.engine.call import Served
-from resilient.engine.notes import annotate
+from resilient.engine.notes import annotate, put
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ def note_all_failed(
     annotate(error, begin, *notes)
     last = failures[-1][1]
     if error.__cause__ is None and not _comes_from(last, error):
-        error.__cause__ = last
+        put(error, "__cause__", last)
 
 
 def _comes_from(error: BaseException | None, origin: Exception) -> bool:

@@ -23,6 +23,7 @@ from resilient.engine.callables import code_of, is_async_function
 from resilient.engine.drivers import TurnedAsync, drive, drive_async
 from resilient.engine.limited import on_worker, tightest
 from resilient.engine.limits import ambient
+from resilient.engine.notes import put
 from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import JOURNAL_SIZE, Pipeline
 from resilient.engine.refusals import Refused
@@ -90,10 +91,13 @@ def sync_lane(pipeline: Pipeline, function: Function) -> Function:
             outcome = run(pipeline, function, args, kwargs, outcome)
         if outcome.error is None:
             return outcome.value
+        context = outcome.error.__context__
         try:
             raise outcome.error
         finally:
-            del outcome
+            if context is not None:  # in place of what the caller was about to handle
+                put(outcome.error, "__context__", context)
+            del outcome, context
 
     return guarded
 
@@ -131,10 +135,13 @@ def _short_sync_lane(pipeline: Pipeline, function: Function, called: Function) -
             outcome = run(pipeline, function, args, kwargs, outcome)
         if outcome.error is None:
             return outcome.value
+        context = outcome.error.__context__
         try:
             raise outcome.error
         finally:
-            del outcome
+            if context is not None:
+                put(outcome.error, "__context__", context)
+            del outcome, context
 
     return guarded
 
@@ -193,10 +200,13 @@ def async_lane(pipeline: Pipeline, function: Function) -> Function:
             outcome = await drive_async(pipeline.steps(call))
         if outcome.error is None:
             return outcome.value
+        context = outcome.error.__context__
         try:
             raise outcome.error
         finally:
-            del outcome
+            if context is not None:
+                put(outcome.error, "__context__", context)
+            del outcome, context
 
     return guarded
 
@@ -234,10 +244,13 @@ def _short_async_lane(pipeline: Pipeline, function: Function) -> Function:
             outcome = await drive_async(pipeline.steps(call))
         if outcome.error is None:
             return outcome.value
+        context = outcome.error.__context__
         try:
             raise outcome.error
         finally:
-            del outcome
+            if context is not None:
+                put(outcome.error, "__context__", context)
+            del outcome, context
 
     return guarded
 
@@ -273,10 +286,13 @@ def call_through(
     outcome = run(pipeline, function, args, kwargs)
     if outcome.error is None:
         return outcome.value
+    context = outcome.error.__context__
     try:
         raise outcome.error
     finally:
-        del outcome
+        if context is not None:
+            put(outcome.error, "__context__", context)
+        del outcome, context
 
 
 async def _awaited(

@@ -49,7 +49,7 @@ def on_worker(pipeline: Pipeline, function: Function) -> Function:
         step = Invoke(function, args, kwargs, limit, workers, late)
         outcome = clock.current.run_limited(workers, step)
         if outcome.error is not None:
-            raise outcome.error
+            return outcome.result()
         return outcome.value
 
     def came_late(args: tuple[Any, ...], kwargs: dict[str, Any], outcome: Outcome) -> None:

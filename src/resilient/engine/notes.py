@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from resilient.engine.isolation import report_broken
 
-__all__ = ["annotate"]
+__all__ = ["annotate", "put"]
 
 
 def annotate(error: Exception, begin: str, *lines: str) -> None:
@@ -16,6 +16,11 @@ def annotate(error: Exception, begin: str, *lines: str) -> None:
         earlier = getattr(error, "__notes__", ())
         if earlier:
             earlier = [one for one in earlier if not one.startswith(begin)]
-        error.__notes__ = [*earlier, *lines]
+        put(error, "__notes__", [*earlier, *lines])
     except Exception as broken:
         report_broken("note", broken)
+
+
+def put(error: BaseException, attribute: str, value: object) -> None:
+    """Give `error` one of the attributes that Python gives to errors, also to a frozen one."""
+    BaseException.__setattr__(error, attribute, value)

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, final
 
 from resilient.engine import clock
+from resilient.engine.notes import put
 
 __all__ = ["Outcome", "own_frames_dropped"]
 
@@ -32,7 +33,8 @@ class Outcome:
         """Return the outcome of a call that has just raised `error`, our own frames dropped."""
         traceback = error.__traceback__
         if traceback is not None:  # whose first frame is that of ours which has caught it
-            error.__traceback__ = own_frames_dropped(traceback.tb_next)
+            # By its method: of a frozen data class, no attribute can be assigned to.
+            error.with_traceback(own_frames_dropped(traceback.tb_next))
         return cls(None, error, started, clock.now())
 
     @property
@@ -48,11 +50,15 @@ class Outcome:
     def result(self) -> Any:
         """Return the value, or raise the error as it was."""
         if self.error is not None:
+            context = self.error.__context__
             try:
                 raise self.error
             finally:
+                # In place of an error that its caller is about to handle, and that is no origin.
+                if context is not None:
+                    put(self.error, "__context__", context)
                 # The traceback refers to this frame; the frame must not refer back.
-                del self
+                del self, context
         return self.value
 
     def __repr__(self) -> str:

@@ -16,6 +16,7 @@ from resilient.engine.callables import calling_place
 from resilient.engine.drivers import drive, drive_async
 from resilient.engine.locks import new_lock
 from resilient.engine.measures import Measures
+from resilient.engine.notes import put
 from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import Pipeline
 from resilient.engine.steps import Attempt, Step, Steps
@@ -118,7 +119,7 @@ def _raise_earlier(earlier: Exception | None, error: BaseException | None) -> No
     try:
         raise earlier
     finally:
-        earlier.__context__ = context  # not the rejection, whose cause it is
+        put(earlier, "__context__", context)  # not the rejection, whose cause it is
         del earlier, error, context
 
 
