@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from collections.abc import Callable
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -188,3 +192,54 @@ def test_an_error_without_an_origin_has_that_of_its_place() -> None:
         raise KeyError("alone")
 
     assert origins_beneath_another(retry(on=OSError)(fail)) == ["KeyError", "ConnectionError"]
+
+
+# The end of the stack
+
+
+def below(depth: int, call: Callable[[], object]) -> object:
+    """Make `call` so many frames further down."""
+    return below(depth - 1, call) if depth else call()
+
+
+@pytest.fixture
+def short_stack() -> Iterator[None]:
+    """A stack that is soon at its end, for calls that go there many times."""
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 250)
+    yield
+    sys.setrecursionlimit(usual)
+
+
+@pytest.mark.usefixtures("short_stack")
+@pytest.mark.parametrize("outer", [(), (with_fallback("instead"), retry(on=OSError))])
+@pytest.mark.parametrize("inner", [(), (timeout(5),), (bulkhead(100_000),)])
+def test_a_recursion_without_end_keeps_no_permits(
+    outer: Any, inner: Any, virtual_time: VirtualTime
+) -> None:
+    """Wherever the stack ends, also amid our own frames, each call gives its permit back."""
+    limit = bulkhead(100_000)
+
+    def guard(function: Any) -> Any:
+        for one in (*reversed(inner), limit, *reversed(outer)):
+            function = one(function)
+        return function
+
+    @guard
+    def call_itself(levels: int) -> Any:
+        return call_itself(levels - 1) if levels else "at the end"
+
+    @guard
+    async def call_itself_async(levels: int) -> Any:
+        return await call_itself_async(levels - 1) if levels else "at the end"
+
+    async def main(levels: int) -> Any:
+        return await call_itself_async(levels)
+
+    for _ in range(20):  # Python counts less towards the end of the stack once code is warm
+        assert call_itself(2) == virtual_time.run(main(2)) == "at the end"
+    for depth in range(4):
+        for call in (lambda: call_itself(10_000), lambda: asyncio.run(main(10_000))):
+            with suppress(RecursionError):
+                below(depth, call)
+        assert limit.in_flight == 0

@@ -68,6 +68,9 @@ def sync_lane(pipeline: Pipeline, function: Function) -> Function:
             try:
                 value = called(*args, **kwargs) if kwargs else called(*args)
             except Exception as error:
+                if give is not None and isinstance(error, RecursionError) and not _has_room():
+                    give()
+                    raise
                 outcome = Outcome.failed(error, start)
             except BaseException:
                 _interrupted(pipeline, start)
@@ -174,6 +177,9 @@ def async_lane(pipeline: Pipeline, function: Function) -> Function:
             except Exception as error:
                 if cut is not None:
                     cut.end(token)
+                if give is not None and isinstance(error, RecursionError) and not _has_room():
+                    give()
+                    raise
                 outcome = Outcome.failed(error, start)
             except BaseException as interruption:
                 overrun = None if cut is None else cut.end(token, interruption)
@@ -307,6 +313,14 @@ def _interrupted(pipeline: Pipeline, start: float) -> None:
     if pipeline.give is not None:
         pipeline.give()
     pipeline.measures.ended("cancelled", now() - start, 1, 0)
+
+
+def _has_room(frames: int = 50) -> bool:
+    """Whether the slow lane would come to its end before that of the stack."""
+    try:
+        return frames == 0 or _has_room(frames - 1)
+    except RecursionError:
+        return False
 
 
 def run(
