@@ -29,6 +29,7 @@ from resilient import (
     gather_partial,
     pipeline_of,
     rate_limit,
+    remaining,
     retry,
     retrying,
     timeout,
@@ -332,6 +333,34 @@ def test_a_coroutine_that_is_dropped_in_the_middle_is_neutral() -> None:
     assert limit.in_flight == 0
     assert breaker.current_state == "closed"
     assert Metrics(name).calls() == {"cancelled": 1}
+
+
+@pytest.mark.parametrize("guards", [(), (deadline(90),)], ids=["fast lane", "slow lane"])
+def test_a_coroutine_that_is_dropped_in_another_context_is_neutral(guards: Any) -> None:
+    """One that a task has begun and whoever finds it ends gives all back, its timer included."""
+    limit, seconds = bulkhead(1), timeout(60)
+
+    async def fetch() -> None:
+        await asyncio.sleep(60)
+
+    guarded = limit(seconds(fetch))
+    for guard in guards:
+        guarded = guard(guarded)
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda _loop, _context: None)  # a pending task, as it is meant
+    try:
+        task = loop.create_task(guarded())
+        loop.run_until_complete(asyncio.sleep(0))
+        assert limit.in_flight == 1
+        task.get_coro().close()  # type: ignore[union-attr]
+        assert limit.in_flight == 0
+        assert seconds.cuts._line is not None
+        assert not seconds.cuts._line.armed
+        assert remaining() is None
+        task.cancel()
+        loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+    finally:
+        loop.close()
 
 
 def test_an_abandoned_stream_probe_gives_its_permit_back(virtual_time: VirtualTime) -> None:

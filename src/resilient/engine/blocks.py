@@ -17,7 +17,14 @@ from resilient.engine import clock, faults, signals
 from resilient.engine.call import Call
 from resilient.engine.callables import calling_place
 from resilient.engine.drivers import drive, drive_async
-from resilient.engine.limits import Limit, ambient, current_limit, remaining, tighter
+from resilient.engine.limits import (
+    Limit,
+    ambient,
+    current_limit,
+    leave_elsewhere,
+    remaining,
+    tighter,
+)
 from resilient.engine.outcome import Outcome
 from resilient.engine.pipeline import Pipeline
 from resilient.engine.steps import Attempt, Step, Steps
@@ -62,12 +69,11 @@ class Block:
 
     def closing(self, error: BaseException | None) -> Steps[Outcome]:
         """Return the steps that remain after a block that ended with `error`."""
-        if self._token is not None:
+        if self._token is not None and self._limit is not None:
             try:
                 ambient.reset(self._token)
             except ValueError:  # left in another context, as by an asynchronous fixture
-                if ambient.get() is self._limit:
-                    ambient.set(None if self._limit is None else self._limit.outer)
+                leave_elsewhere(self._limit)
         was_cut = self._cut is not None and self._cut.disarm()
         if was_cut and self._limit is not None and isinstance(error, asyncio.CancelledError):
             overrun = self._limit.overrun()

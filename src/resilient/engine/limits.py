@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from resilient.engine import clock
 from resilient.errors import CallTimeout, DeadlineExceeded
 
-__all__ = ["Limit", "ambient", "current_limit", "remaining", "tighter"]
+__all__ = ["Limit", "ambient", "current_limit", "leave_elsewhere", "remaining", "tighter"]
 
 
 class Limit:
@@ -70,6 +70,12 @@ def current_limit() -> Limit | None:
     if limit is not found:
         ambient.set(limit)
     return limit
+
+
+def leave_elsewhere(limit: Limit) -> None:
+    """Take `limit` from the current context, if it was copied from the one where it was set."""
+    if ambient.get() is limit:
+        ambient.set(limit.outer)
 
 
 def tighter(one: Limit | None, other: Limit) -> Limit:

@@ -15,7 +15,7 @@ from contextvars import Token
 from typing import TYPE_CHECKING, final
 
 from resilient.engine import clock
-from resilient.engine.limits import Limit, ambient, current_limit
+from resilient.engine.limits import Limit, ambient, current_limit, leave_elsewhere
 from resilient.engine.outcome import own_frames_dropped
 from resilient.errors import CallTimeout
 
@@ -65,7 +65,10 @@ class Cut(Limit):
         Return the error for the call if `interruption` is this cut, and nobody else's doing.
         """
         if token is not None:
-            ambient.reset(token)
+            try:
+                ambient.reset(token)
+            except ValueError:  # in another context, as that of who drops a coroutine
+                leave_elsewhere(self)
         armed = self._armed
         if armed is None:
             if self.disarm() and isinstance(interruption, asyncio.CancelledError):
