@@ -402,3 +402,35 @@ def test_a_deadline_around_clips_a_limit(virtual_time: VirtualTime) -> None:
     with deadline(2), pytest.raises(CallTimeout):
         timeout(30)(virtual_time.sleep)(60)
     assert virtual_time.now() - began == 2
+
+
+def test_a_limit_that_nobody_uses_any_more_keeps_no_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where each call has a limit of its own, threads do not wait for a second call in vain."""
+    monkeypatch.setattr("resilient.engine.workers._IDLE_SECONDS", 3600)
+
+    def workers() -> set[int | None]:
+        return {one.ident for one in threading.enumerate() if one.name == "resilient-worker"}
+
+    used = {timeout(5)(threading.get_ident)() for _ in range(20)}
+    assert eventually(lambda: not workers() & used)
+
+
+def test_a_limit_may_go_before_the_call_that_it_has_abandoned() -> None:
+    """The call goes on to its end, and its thread ends with it."""
+    ends, ended = threading.Event(), threading.Event()
+    on: list[threading.Thread] = []
+
+    def hang() -> None:
+        on.append(threading.current_thread())
+        ends.wait(10)
+        ended.set()
+
+    with pytest.raises(CallTimeout):
+        timeout(0.01)(hang)()
+    gc.collect()
+    ends.set()
+    assert ended.wait(10)
+    on[0].join(10)
+    assert not on[0].is_alive()

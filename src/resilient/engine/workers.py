@@ -91,7 +91,8 @@ class _Worker:
     __slots__ = ("_pool", "go", "job")
 
     def __init__(self, pool: Workers) -> None:
-        self._pool = pool
+        # Weakly, and not while idle: a pool that nobody uses any more keeps no threads.
+        self._pool = weakref.ref(pool)
         self.go = threading.Lock()
         self.go.acquire()
         self.job: _Job | None = None
@@ -104,16 +105,19 @@ class _Worker:
         self.go.release()
 
     def _work(self) -> None:
-        pool, wait = self._pool, self.go.acquire
+        wait = self.go.acquire
         while True:
             if not wait(True, _IDLE_SECONDS):
-                if pool._retire(self):
+                if self._is_retired():
                     return
                 wait()  # somebody has just taken this worker, and will say so
             job, self.job = self.job, None
-            assert job is not None
+            if job is None:  # the pool is gone
+                return
             job.run()
-            needed, notify = pool._finish(self, job), job.notify
+            pool = self._pool()
+            needed, notify = pool is not None and pool._finish(self, job), job.notify
+            pool = None
             if job.abandoned:
                 notify()
                 job.came_late()
@@ -124,6 +128,10 @@ class _Worker:
                 job = None
                 notify()  # and hardly more: whoever has been woken needs the interpreter next
             del notify
+
+    def _is_retired(self) -> bool:
+        pool = self._pool()
+        return pool is None or pool._retire(self)
 
 
 @final
@@ -146,6 +154,11 @@ class Workers:
         self.max_abandoned = max_abandoned
         self._forget_threads()
         _pools.add(self)
+
+    def __del__(self) -> None:
+        # At any moment, in any thread: idle workers, which wait for a job, are sent home.
+        for worker in getattr(self, "_idle", ()):
+            worker.go.release()
 
     def _forget_threads(self) -> None:
         self.abandoned = 0
