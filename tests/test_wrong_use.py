@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,14 @@ import pytest
 import tenacity
 
 from resilient import (
+    BulkheadFull,
+    CallTimeout,
     Dependency,
     InvalidSetting,
     InvalidUse,
     MemoryStore,
     Pipeline,
+    RateLimited,
     ResilientError,
     RetryBudget,
     SQLiteStore,
@@ -51,6 +55,48 @@ def breaker(**settings: Any) -> object:
 
 def fetch(user_id: str, *, page: int = 1) -> str:
     return user_id
+
+
+# Numbers and texts of an unusual kind
+
+
+class Seconds(float, enum.Enum):
+    BRIEF = 0.5
+
+
+class Calls(int, enum.Enum):
+    TWO = 2
+
+
+class Upstream(str, enum.Enum):  # noqa: UP042 - a StrEnum is written by its value anyhow
+    PAYMENTS = "payments"
+
+
+def test_a_number_of_an_enumeration_is_that_number(virtual_time: VirtualTime) -> None:
+    """Messages say it, in place of the name of its member, which has no format."""
+    with pytest.raises(CallTimeout, match=r"not back within 0\.5 s"):
+        timeout(Seconds.BRIEF)(virtual_time.sleep)(1)
+    assert repr(timeout(Seconds.BRIEF)) == "Timeout(0.5)"
+
+    limited = rate_limit(Calls.TWO, per=10)(fetch)
+    limited("u1")
+    limited("u2")
+    with pytest.raises(RateLimited, match="more than 2 calls in 10 s"):
+        limited("u3")
+    assert repr(bulkhead(Calls.TWO)) == "Bulkhead(2, max_waiting=0)"
+
+
+def test_a_text_of_an_enumeration_is_that_text() -> None:
+    """Errors, logs and metrics call a dependency by one name."""
+    payments = Dependency(Upstream.PAYMENTS, max_concurrent=1)
+    assert type(payments.name) is str
+
+    @payments
+    def charge() -> None:
+        charge()
+
+    with pytest.raises(BulkheadFull, match=r"^payments: 1 calls"):
+        charge()
 
 
 # Numbers

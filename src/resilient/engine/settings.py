@@ -34,7 +34,10 @@ T = TypeVar("T")
 def _number(parameter: str, value: object, expected: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
         raise InvalidSetting(parameter, value, expected)
-    return value
+    if type(value) in (int, float):
+        return value
+    # The number alone: that of an enumeration, for one, is written by the name of its member.
+    return int(value) if isinstance(value, int) else float(value)
 
 
 def _is_finite(number: float) -> bool:
@@ -59,7 +62,7 @@ def count(parameter: str, value: object, *, least: int = 1, most: int = sys.maxs
         raise InvalidSetting(parameter, value, f"a whole number, {least} or more")
     if value > most:
         raise InvalidSetting(parameter, value, f"a whole number, {least} to {most:,}")
-    return value
+    return int(value)
 
 
 def fraction(parameter: str, value: object) -> float:
@@ -79,7 +82,7 @@ def text(parameter: str, value: object) -> str:
         value.encode()
     except UnicodeEncodeError:  # as a label it would break the page with all metrics
         raise InvalidSetting(parameter, value, "a string that UTF-8 can encode") from None
-    return value
+    return str.__str__(value)  # the text alone, as above
 
 
 def word(parameter: str, value: object, *words: str) -> str:
