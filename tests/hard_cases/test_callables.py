@@ -9,7 +9,7 @@ import inspect
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, get_type_hints
 from unittest.mock import AsyncMock, Mock
 
 import pybreaker
@@ -505,6 +505,33 @@ def test_a_guarded_function_keeps_its_face() -> None:
     assert guarded.__annotations__ == charge.__annotations__
     assert guarded.__wrapped__ is charge
     assert inspect.unwrap(guarded) is charge
+
+
+def test_what_has_no_annotations_is_given_none() -> None:
+    """Those who ask a guarded partial for its types are not told of the wrapper's."""
+
+    def charge(order: str, amount: int) -> bool:
+        return True
+
+    for callable_object in (functools.partial(charge, "o1"), Client(Reached()), len):
+        assert get_type_hints(make_breaker()(callable_object)) == {}
+
+
+def test_cached_functions_have_names_of_their_own() -> None:
+    """What `functools.lru_cache` makes is counted under the name of the function."""
+
+    @functools.lru_cache
+    def one(x: int) -> int:
+        return x
+
+    @functools.lru_cache
+    def other(x: int) -> int:
+        return x
+
+    names = [pipeline_of(make_breaker()(function)).name for function in (one, other)]
+    assert names == [f"{__name__}.{function.__qualname__}" for function in (one, other)]
+    partly = functools.partial(one, 1)
+    assert pipeline_of(retry(on=OSError)(partly)).name == names[0]
 
 
 def test_a_guarded_generator_function_stays_one() -> None:

@@ -39,7 +39,11 @@ def calling_place() -> str:
 
 def plain_name(function: Callable[..., Any]) -> str:
     """Return the name under which the calls of `function` are counted: its module and its own."""
-    inner = code_of(function)
+    while isinstance(function, functools.partial):
+        function = function.func
+    # What `functools.lru_cache` makes has a name of its own, although it is no function.
+    has_name = isinstance(getattr(function, "__qualname__", None), str)
+    inner: Any = function if has_name else code_of(function)
     kind = type(inner)  # speaks for callables written in C, which may have neither
     module = getattr(inner, "__module__", None) or kind.__module__
     return f"{module}.{getattr(inner, '__qualname__', kind.__qualname__)}"

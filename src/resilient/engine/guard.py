@@ -95,6 +95,8 @@ def guard(
         wrapper = async_stream(pipeline, function)
     else:
         wrapper = (async_lane if is_async else sync_lane)(pipeline, function)
+    # Those of the wrapper itself say nothing, and would stay where `function` has none.
+    wrapper.__annotations__ = {}
     functools.update_wrapper(wrapper, function)
     known = _Guarded(weakref.ref(wrapper), function, strategies, name, pipeline)
     setattr(wrapper, _ATTRIBUTE, known)
