@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import Context, copy_context
 from typing import Any
 
+import pybreaker
 import pytest
 from pybreaker import CircuitBreakerListener
 
@@ -21,6 +22,7 @@ from resilient import (
     Dependency,
     DuplicateName,
     InvalidSetting,
+    Pipeline,
     bulkhead,
     cached,
     circuit_breaker,
@@ -352,6 +354,18 @@ def test_a_coroutine_function_can_be_called_through_a_dependency(
     assert calls("calling asynchronously") == {"success": 1, "timeout": 1}
 
 
+@pytest.mark.parametrize("name", ["function", "self", "args", "kwargs", "call"])
+def test_a_single_call_takes_arguments_of_any_name(name: str) -> None:
+    """The callee's own, whatever they are called, also through a pipeline."""
+
+    def names(**given: int) -> list[str]:
+        return list(given)
+
+    given: Any = {name: 1}
+    assert Dependency("any name").call(names, **given) == [name]
+    assert Pipeline(retry(on=OSError)).call(names, **given) == [name]
+
+
 def test_an_error_of_a_single_call_is_the_callees_own(virtual_time: VirtualTime) -> None:
     """`call` raises what the function raises."""
     error = KeyError("no such order")
@@ -527,6 +541,13 @@ def test_a_wrong_setting_is_told_when_the_dependency_is_made(
     with pytest.raises(InvalidSetting) as caught:
         Dependency("with a wrong setting", **settings)
     assert caught.value.parameter == parameter
+
+
+def test_a_breaker_of_pybreakers_is_refused_by_what_would_do() -> None:
+    """Which is called a CircuitBreaker as well."""
+    theirs: Any = pybreaker.CircuitBreaker()
+    with pytest.raises(InvalidSetting, match=r"breaker must be a resilient\.CircuitBreaker"):
+        Dependency("moved half way", breaker=theirs)
 
 
 @pytest.mark.parametrize("name", ["", "  ", None, 5, b"payments"])

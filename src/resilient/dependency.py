@@ -166,7 +166,7 @@ class Dependency(Strategy):
             function, fallback, *self.strategies, name=self.name, is_failure=self._is_failure
         )
 
-    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `function` as if it were decorated; of an asynchronous one, return the awaitable."""
         if self._pipeline is None:
             self._pipeline = Pipeline(*self.strategies, name=self.name, is_failure=self._is_failure)
@@ -197,5 +197,5 @@ def _limit(parameter: str, seconds: float | None) -> Timeout | None:
 
 def _checked(parameter: str, value: S | None, kind: type[S]) -> S | None:
     if value is not None and not isinstance(value, kind):
-        raise InvalidSetting(parameter, value, f"a {kind.__name__}, or None")
+        raise InvalidSetting(parameter, value, f"a resilient.{kind.__name__}, or None")
     return value

@@ -157,7 +157,7 @@ class Pipeline:
 
         return guard(function, *self.strategies, name=self._given_name, is_failure=self.judge)
 
-    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call `function` through the strategies; of an asynchronous one, return the awaitable."""
         from resilient.engine.lanes import call_through
 
