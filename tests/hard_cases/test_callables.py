@@ -513,8 +513,9 @@ def test_what_has_no_annotations_is_given_none() -> None:
     def charge(order: str, amount: int) -> bool:
         return True
 
-    for callable_object in (functools.partial(charge, "o1"), Client(Reached()), len):
-        assert get_type_hints(make_breaker()(callable_object)) == {}
+    callables: list[Any] = [functools.partial(charge, "o1"), Client(Reached()), len]
+    for one in callables:
+        assert get_type_hints(make_breaker()(one)) == {}
 
 
 def test_cached_functions_have_names_of_their_own() -> None:
