@@ -102,11 +102,12 @@ def test_a_frozen_error_is_an_answer_that_can_be_kept() -> None:
     @with_fallback(cached(ttl=60, fresh_for=60, key="{number}", negative=Declined, negative_for=60))
     def ask(number: int) -> str:
         made.append(number)
-        raise Declined(number)
+        raise Declined(number) from LookupError("no such card")
 
     for _ in range(3):
-        with pytest.raises(Declined, match="7"):
+        with pytest.raises(Declined, match="7") as raised:
             ask(7)
+        assert isinstance(raised.value.__cause__, LookupError)
     assert made == [7]
 
 

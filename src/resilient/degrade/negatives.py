@@ -13,6 +13,7 @@ from resilient.degrade.stores.memory import MemoryStore
 from resilient.engine import clock, settings
 from resilient.engine.isolation import isolated
 from resilient.engine.key import Key
+from resilient.engine.notes import put
 from resilient.engine.outcome import Outcome
 from resilient.errors import InvalidSetting
 from resilient.strategies.matching import Matches, error_matcher
@@ -70,11 +71,11 @@ def _bare(error: Exception, depth: int = 0) -> Exception:
             if made is error or type(made) is not type(error) or not is_same:
                 continue
             if hasattr(error, "__notes__"):
-                made.__notes__ = error.__notes__[:]
+                put(made, "__notes__", error.__notes__[:])
         except Exception:  # whatever an error of a user's does when it is made
             continue
         if isinstance(error.__cause__, Exception) and depth < _DEEPEST:
-            made.__cause__ = _bare(error.__cause__, depth + 1)
+            put(made, "__cause__", _bare(error.__cause__, depth + 1))
         return made
     return error
 
