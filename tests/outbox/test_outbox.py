@@ -103,6 +103,59 @@ def test_a_forked_child_opens_the_file_anew(outbox: Outbox) -> None:
     assert [call.key for call in outbox.pending()] == ["parent", "child", "parent again"]
 
 
+def test_a_child_forked_in_the_midst_of_a_change_can_use_the_file(outbox: Outbox) -> None:
+    """What its parent had locked at that moment is not locked in the child for ever."""
+    outbox.put(NewCall("charge", NOTHING, key="parent"))
+    begun = threading.Event()
+
+    def change(connection: sqlite3.Connection) -> None:
+        connection.execute("UPDATE calls SET error = 'changed'")
+        begun.set()
+        time.sleep(0.1)
+
+    changing = threading.Thread(target=outbox.table.database.write, args=[change])
+    changing.start()
+    assert begun.wait(10)
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        status = 1
+        try:
+            outbox.put(NewCall("charge", NOTHING, key="child"))
+            status = 0
+        finally:
+            os._exit(status)
+    changing.join()
+    assert os.waitpid(child, 0)[1] == 0
+    assert [(call.key, call.error) for call in outbox.pending()] == [
+        ("parent", "changed"),
+        ("child", None),
+    ]
+
+
+def test_what_a_forked_child_puts_is_kept_when_its_parent_closes_the_file(outbox: Outbox) -> None:
+    """A parent that thinks that it is alone would delete the log into which the child writes."""
+    outbox.put(NewCall("charge", NOTHING, key="parent"))
+    (has_put, tell), (closed, go_on) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        status = 1
+        try:
+            outbox.put(NewCall("charge", NOTHING, key="child"))
+            os.write(tell, b".")
+            os.read(closed, 1)
+            outbox.put(NewCall("charge", NOTHING, key="child again"))
+            status = 0
+        finally:
+            os._exit(status)
+    os.read(has_put, 1)
+    outbox.close()
+    os.write(go_on, b".")
+    assert os.waitpid(child, 0)[1] == 0
+    assert [call.key for call in outbox.pending()] == ["parent", "child", "child again"]
+    for descriptor in (has_put, tell, closed, go_on):
+        os.close(descriptor)
+
+
 # Broken rows
 
 

@@ -17,6 +17,7 @@ from typing import TypeVar, final
 
 from resilient.engine import clock
 from resilient.engine.locks import new_lock
+from resilient.engine.weak import WeakGroup
 from resilient.errors import OutboxError
 
 __all__ = ["Database"]
@@ -88,6 +89,9 @@ class Database:
         self._process = 0
         self._file: tuple[int, int] | None = None
         self._roomy_until = 0.0
+        #: Whether the lock is held until a fork is over.
+        self._is_forking = False
+        _databases.add(self)
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Return what `work` finds in the file.
@@ -165,7 +169,32 @@ class Database:
                 self._put_right(error)
             raise OutboxError(f"{self.path}: {_explained(error)}") from error
         finally:
+            if self._is_forking:  # what else is done before a fork may look in here
+                self.close()
             self._lock.release()
+
+    def _before_fork(self) -> None:
+        """Close the file, in the midst of nobody's use of it.
+
+        SQLite remembers in memory what a process has locked. In a child, that would be the locks of
+        its parent: taken for ever, if a thread was changing something just then; and taken for its
+        own, so that the parent may delete the log of changes while the child writes into it.
+        """
+        if not self._lock.acquire(timeout=self.patience):
+            return
+        self._is_forking = True
+        connection = self._connection
+        if connection is not None and not connection.in_transaction:  # of this very thread
+            with suppress(sqlite3.Error):
+                self.close()
+
+    def _after_fork_in_parent(self) -> None:
+        if self._is_forking:
+            self._is_forking = False
+            self._lock.release()
+
+    def _after_fork_in_child(self) -> None:
+        self._is_forking = False  # the lock is free, as all of ours are after a fork
 
     def _put_right(self, error: sqlite3.Error) -> None:
         """Have the next use find the file as it was before the one that failed."""
@@ -191,6 +220,31 @@ class Database:
             self._connection, self._process = opened, os.getpid()
             self._file = _file(self.path)
         return self._connection
+
+
+_databases: WeakGroup[Database] = WeakGroup()
+
+
+def _before_fork() -> None:
+    for one in _databases:
+        one._before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    for one in _databases:
+        one._after_fork_in_parent()
+
+
+def _after_fork_in_child() -> None:
+    for one in _databases:
+        one._after_fork_in_child()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)
 
 
 def _file(path: Path) -> tuple[int, int] | None:
