@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -343,6 +344,64 @@ def test_a_forked_child_has_connections_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_time
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_forked_in_the_midst_of_a_write_can_write(tmp_path: Path) -> None:
+    """What its parent had locked at that moment is not locked in the child for ever."""
+    store = SQLiteStore(tmp_path / "answers.db")
+    store.put("parent", b"answer", 60)
+    begun = threading.Event()
+
+    def change(connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("UPDATE answers SET expires = expires + 1")
+        begun.set()
+        time.sleep(0.1)
+        connection.execute("COMMIT")
+
+    changing = threading.Thread(target=store._with_connection, args=[change])
+    changing.start()
+    assert begun.wait(10)
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        status = 1
+        try:
+            store.put("child", b"answer", 60)
+            status = 0
+        finally:
+            os._exit(status)
+    changing.join()
+    assert os.waitpid(child, 0)[1] == 0
+    assert [store.get(name) for name in ("parent", "child")] == [b"answer"] * 2
+    store.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_what_a_forked_child_writes_is_kept_when_its_parent_closes_the_file(tmp_path: Path) -> None:
+    """A parent that thinks that it is alone would delete the log into which the child writes."""
+    store = SQLiteStore(tmp_path / "answers.db")
+    store.put("parent", b"answer", 60)
+    (has_put, tell), (closed, go_on) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        status = 1
+        try:
+            store.put("child", b"answer", 60)
+            os.write(tell, b".")
+            os.read(closed, 1)
+            store.put("child again", b"answer", 60)
+            status = 0
+        finally:
+            os._exit(status)
+    os.read(has_put, 1)
+    store.close()
+    os.write(go_on, b".")
+    assert os.waitpid(child, 0)[1] == 0
+    assert [store.get(name) for name in ("parent", "child", "child again")] == [b"answer"] * 3
+    store.close()
+    for descriptor in (has_put, tell, closed, go_on):
+        os.close(descriptor)
+
+
 def test_a_locked_file_costs_a_call_no_more_than_the_limit(tmp_path: Path) -> None:
     """A process that holds the file keeps nobody waiting beyond the store's limit."""
     path = tmp_path / "answers.db"

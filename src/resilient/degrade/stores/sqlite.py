@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 import weakref
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -20,6 +21,8 @@ T = TypeVar("T")
 
 _BUSY_SECONDS = 0.05
 _TIDIED_EVERY = 256
+#: Seconds that a fork waits for those who use a file just now.
+_LONGEST_USE = 0.5
 _TABLE = """
 CREATE TABLE IF NOT EXISTS answers (
     name TEXT PRIMARY KEY, data BLOB NOT NULL, stored REAL NOT NULL, expires REAL NOT NULL
@@ -86,6 +89,10 @@ class SQLiteStore:
         self.max_entries = settings.count("max_entries", max_entries)
         self.name = settings.text("name", name)
         self._free: list[_Opened] = []
+        #: One mark for each connection in use; held until a fork is over, the gate lets nobody in.
+        self._used: list[None] = []
+        self._gate = new_lock()
+        self._is_forking = False
         self._moving = new_lock()
         self._puts = 0
         _stores.add(self)
@@ -153,6 +160,16 @@ class SQLiteStore:
 
     @contextlib.contextmanager
     def _connection(self) -> Generator[sqlite3.Connection]:
+        with self._gate:
+            self._used.append(None)
+        try:
+            with self._one_of_the_free() as connection:
+                yield connection
+        finally:
+            self._used.pop()
+
+    @contextlib.contextmanager
+    def _one_of_the_free(self) -> Generator[sqlite3.Connection]:
         try:
             opened = self._free.pop()
         except IndexError:
@@ -198,8 +215,27 @@ class SQLiteStore:
             opened.connection.close()
         return bool(found == "ok")
 
+    def _before_fork(self) -> None:
+        """Close what is open, as soon as nobody uses it.
+
+        SQLite remembers in memory what a process has locked: a child would find locked for ever
+        what another thread was changing, and would write where its parent may delete.
+        """
+        until = time.monotonic() + _LONGEST_USE
+        self._is_forking = self._gate.acquire(timeout=_LONGEST_USE)
+        while self._used and time.monotonic() < until:
+            time.sleep(0.001)
+        self.close()
+
+    def _after_fork_in_parent(self) -> None:
+        if self._is_forking:
+            self._is_forking = False
+            self._gate.release()
+
     def _leave_to_parent(self) -> None:
         # SQLite's connections must neither be used nor closed on the other side of a fork.
+        self._is_forking = False
+        self._used.clear()
         _parents.extend(self._free)
         self._free.clear()
 
@@ -226,4 +262,16 @@ def _leave_all_to_parent() -> None:
         store._leave_to_parent()
 
 
-os.register_at_fork(after_in_child=_leave_all_to_parent)
+def _close_all() -> None:
+    for store in list(_stores):
+        store._before_fork()
+
+
+def _go_on_in_all() -> None:
+    for store in list(_stores):
+        store._after_fork_in_parent()
+
+
+os.register_at_fork(
+    before=_close_all, after_in_parent=_go_on_in_all, after_in_child=_leave_all_to_parent
+)
