@@ -1364,6 +1364,23 @@ def test_a_forked_child_has_all_permits() -> None:
     assert os.waitstatus_to_exitcode(status) == 0
 
 
+def test_a_child_that_is_forked_within_a_call_has_no_permit_too_many() -> None:
+    """The call ends in the child as well, which gives nothing back that it has not taken."""
+    limit = bulkhead(1)
+    child = limit(os.fork)()
+    if child == 0:
+        status = 1
+        try:
+            with limit, pytest.raises(BulkheadFull), limit:
+                pass
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert limit.in_flight == 0
+
+
 def test_an_early_break_gives_the_permit_of_a_stream_back() -> None:
     """A stream holds its permit until it ends, and a reader that leaves early ends it."""
     limit = bulkhead(1)

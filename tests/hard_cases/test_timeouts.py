@@ -178,6 +178,19 @@ def test_the_callees_own_timeout_error_is_counted_as_a_failure_not_as_a_timeout(
     assert breaker.fail_counter == 1
 
 
+@pytest.mark.parametrize("limit", [timeout, deadline])
+def test_the_callees_own_timeout_error_is_no_event_of_a_limit(limit: Any) -> None:
+    """Nothing that is logged says that 30 s were exceeded."""
+
+    @limit(30)
+    def fetch() -> None:
+        raise TimeoutError("read timed out")
+
+    with structlog.testing.capture_logs() as logged, pytest.raises(TimeoutError):
+        fetch()
+    assert [one for one in logged if one["event"] == "resilient.call_timed_out"] == []
+
+
 def test_a_nested_limits_error_keeps_its_name_on_the_way_out(virtual_time: VirtualTime) -> None:
     """A timeout of an inner guarded function is that function's, not that of the 30 s around it."""
 
