@@ -45,6 +45,7 @@ from resilient import (
 )
 from resilient.degrade.stores.sealed import Rubbish
 from resilient.telemetry import health
+from resilient.telemetry.ended import NoRoom
 from resilient.telemetry.metrics import Collector
 from resilient.testing import VirtualTime
 from tests.circuits import WAYS, Upstream, outcome_of, outcomes_of, rejection_of
@@ -274,6 +275,7 @@ EXAMPLES: list[ResilientError] = [
     DuplicateName("orders"),
     OutboxError("disk full"),
     Rubbish("cut off, changed, or written for another key or codec"),
+    NoRoom("no room for the metrics of this process"),
 ]
 
 
