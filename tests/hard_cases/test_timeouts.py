@@ -623,6 +623,30 @@ def test_a_script_does_not_wait_for_the_calls_that_it_has_abandoned(ending: str)
     assert seconds < 0.5
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_script_ends_although_a_destructor_makes_a_timed_call(is_first: bool) -> None:
+    """No thread begins any more by then, and the call says so instead of waiting for one."""
+    script, _ = run_script(
+        f"""
+@Dependency("late", timeout=0.2, retry=Retry(wait_initial=0))
+def call():
+    return "answer"
+
+class Client:
+    def __del__(self):
+        try:
+            call()
+        except ResilientError as error:
+            print(type(error).__name__, flush=True)
+
+client = Client()
+{"" if is_first else "call()"}
+"""
+    )
+    assert script.returncode == 0
+    assert script.stdout.split()[-1] in ("WorkersSaturated", "CallTimeout")
+
+
 @pytest.mark.real_time
 def test_a_script_ends_with_its_own_exit_status() -> None:
     """`sys.exit(3)` with an abandoned call in the background is exit status 3, at once."""

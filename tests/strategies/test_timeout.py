@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import weakref
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -434,3 +435,20 @@ def test_a_limit_may_go_before_the_call_that_it_has_abandoned() -> None:
     assert ended.wait(10)
     on[0].join(10)
     assert not on[0].is_alive()
+
+
+def test_a_destructor_may_make_a_call_whose_limit_goes_with_it() -> None:
+    """The garbage collector ends the limit first, and the object that is to say goodbye then."""
+    said: list[str] = []
+
+    class Client:
+        def __init__(self, goodbye: Callable[[], str]) -> None:
+            self.goodbye = goodbye
+            self.itself = self
+
+        def __del__(self) -> None:
+            said.append(self.goodbye())
+
+    Client(timeout(30)(lambda: "goodbye")).goodbye()
+    gc.collect()
+    assert said == ["goodbye"]

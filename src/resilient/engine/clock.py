@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -25,7 +26,17 @@ if TYPE_CHECKING:
     from resilient.engine.waiting import Waiter
     from resilient.engine.workers import Workers
 
-__all__ = ["LONGEST", "Clock", "SystemClock", "Timer", "current", "followers", "install", "now"]
+__all__ = [
+    "LONGEST",
+    "Clock",
+    "SystemClock",
+    "Timer",
+    "begin_thread",
+    "current",
+    "followers",
+    "install",
+    "now",
+]
 
 #: The most seconds that anything waits at once: platforms count no further, and nobody lives to it.
 LONGEST = min(1e9, threading.TIMEOUT_MAX)
@@ -97,6 +108,14 @@ class Clock(Protocol):
         ...
 
 
+def begin_thread(function: Callable[[], object], name: str) -> None:
+    """Begin a daemon thread, or raise RuntimeError if there is none to give."""
+    if sys.is_finalizing():
+        # Python 3.11 would wait for the thread to begin, for ever; later ones say the same.
+        raise RuntimeError("no thread can begin any more: the process is ending")
+    threading.Thread(target=function, name=name, daemon=True).start()
+
+
 class SystemTimer:
     """A callback in the system clock's queue."""
 
@@ -135,7 +154,7 @@ class SystemClock:
 
     def _start(self) -> None:
         try:
-            threading.Thread(target=self._run, name="resilient-timers", daemon=True).start()
+            begin_thread(self._run, "resilient-timers")
         except (
             RuntimeError
         ):  # the platform has no thread to give now; the next callback tries again
@@ -178,7 +197,7 @@ class SystemClock:
     def background(self, function: Callable[[], object]) -> bool:
         """Call `function` on a daemon thread, unless the platform has none to give now."""
         try:
-            threading.Thread(target=function, name="resilient-background", daemon=True).start()
+            begin_thread(function, "resilient-background")
         except RuntimeError:
             return False
         return True

@@ -98,7 +98,7 @@ class _Worker:
         self.job: _Job | None = None
 
     def start(self) -> None:
-        threading.Thread(target=self._work, name="resilient-worker", daemon=True).start()
+        clock.begin_thread(self._work, "resilient-worker")
 
     def take(self, job: _Job) -> None:
         self.job = job
@@ -157,8 +157,11 @@ class Workers:
 
     def __del__(self) -> None:
         # At any moment, in any thread: idle workers, which wait for a job, are sent home.
-        for worker in getattr(self, "_idle", ()):
-            worker.go.release()
+        # They are taken out for this, as another destructor may make a call of this pool after it.
+        idle = getattr(self, "_idle", [])
+        while idle:
+            self._size -= 1
+            idle.pop().go.release()
 
     def _forget_threads(self) -> None:
         self.abandoned = 0
