@@ -457,6 +457,14 @@ def test_what_is_no_function_cannot_be_decorated(guard: Any, thing: Any) -> None
             lambda: with_fallback(cached(60, key="rec:{user}"))(fetch),
             "user_id, page",
         ),
+        "a key function of other arguments": (
+            lambda: with_fallback(cached(60, key=lambda: "all"))(fetch),
+            r"key: .*<lambda> takes \(\) and is called with .*fetch, which takes \(user_id",
+        ),
+        "the key of a circuit of other arguments": (
+            lambda: circuit_breaker.per_key("hosts", key=lambda host, port: host)(fetch),
+            "key: .*fetch, which takes",
+        ),
         "a key without a name": (lambda: with_fallback(cached(60, key="rec:{}"))(fetch), "key="),
         "a key that is no template": (
             lambda: with_fallback(cached(60, key="rec:{user_id"))(fetch),
@@ -516,6 +524,22 @@ def test_what_does_not_fit_is_told_when_decorating(
     use, said = case
     with pytest.raises(ResilientError, match=said):
         use()
+
+
+def test_a_key_function_need_not_take_what_calls_may_leave_out() -> None:
+    """What it says of most calls is of use; the others are reported, and have no key."""
+    guarded = with_fallback(cached(60, key=lambda user_id: user_id))(fetch)
+    assert guarded("u1") == guarded("u1", page=2) == "u1"
+
+
+def test_of_calls_with_any_arguments_nothing_can_be_told_before() -> None:
+    """A wrapper that hands all on may be given what its equivalent and its key need."""
+
+    def down(*_args: Any, **_kwargs: Any) -> str:
+        raise ConnectionError
+
+    guarded = with_fallback(cached(60, key=lambda user_id: user_id), failover(fetch))(down)
+    assert guarded("u1") == "u1"
 
 
 def test_a_key_of_all_arguments_is_refused_for_methods() -> None:

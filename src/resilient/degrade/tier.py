@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, final
@@ -117,32 +116,6 @@ def checked(
             f"{tier}: {plain_name(function)} is asynchronous and {target.name} is not: "
             "a synchronous call cannot wait for it"
         )
-    if takes_call and target.signature is not None:
-        try:
-            theirs = inspect.signature(function)
-        except (TypeError, ValueError):
-            return function
-        if not _accepts(theirs, target.signature):
-            raise InvalidUse(
-                f"{tier}: {plain_name(function)} takes ({', '.join(theirs.parameters)}) and is "
-                "called with the arguments of "
-                f"{target.name}, which takes {target.signature}"
-            )
+    if takes_call:
+        target.check_takes_call(function, tier)
     return function
-
-
-def _accepts(theirs: inspect.Signature, ours: inspect.Signature) -> bool:
-    """Whether a call with all that `ours` needs fits `theirs`."""
-    kinds = inspect.Parameter
-    args: list[object] = []
-    kwargs: dict[str, object] = {}
-    for parameter in ours.parameters.values():
-        if parameter.kind is kinds.KEYWORD_ONLY:
-            kwargs[parameter.name] = None
-        elif parameter.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD):
-            args.append(None)
-    try:
-        theirs.bind(*args, **kwargs)
-    except TypeError:
-        return False
-    return True

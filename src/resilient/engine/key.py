@@ -59,18 +59,20 @@ def key_function(setting: KeySetting, target: Target) -> KeyFunction:
 
     Raises:
         InvalidSetting: If a template names something that is no parameter.
-        InvalidUse: If all arguments are to be the key, and one of them is `self`.
+        InvalidUse: If all arguments are to be the key, and one of them is `self`, or if a function
+            does not take what the target takes.
     """
     if isinstance(setting, str):
         return _from_template(setting, target)
     if setting is not None:
-        return _from_function(setting)
+        return _from_function(setting, target)
     return _from_all(target)
 
 
-def _from_function(function: Callable[..., Hashable]) -> KeyFunction:
+def _from_function(function: Callable[..., Hashable], target: Target) -> KeyFunction:
     if is_async_function(function):
         raise InvalidUse("key: an asynchronous function makes no key; give a plain one")
+    target.check_takes_call(function, "key", some_will_do=True)
 
     def key(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Key:
         own_key = function(*args, **kwargs)

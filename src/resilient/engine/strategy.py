@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar, final
 
+from resilient.engine.callables import plain_name
 from resilient.engine.leftovers import Leftovers
 from resilient.engine.outcome import Outcome
 from resilient.engine.weak import WeakList
@@ -45,6 +46,47 @@ class Target:
             self.signature: inspect.Signature | None = inspect.signature(function)
         except (TypeError, ValueError):  # some callables written in C have none
             self.signature = None
+
+    def check_takes_call(
+        self, function: Callable[..., Any], what: str, *, some_will_do: bool = False
+    ) -> None:
+        """Raise `InvalidUse` if `function`, which is called `what`, does not take the same calls.
+
+        It must take all that a call can give; if some calls will do, or what each has to give.
+        """
+        if self.signature is None:
+            return
+        try:
+            theirs = inspect.signature(function)
+        except (TypeError, ValueError):
+            return
+        ours = self.signature
+        fits = _accepts(theirs, ours) or (some_will_do and _accepts(theirs, ours, shortest=True))
+        if not fits:
+            raise InvalidUse(
+                f"{what}: {plain_name(function)} takes ({', '.join(theirs.parameters)}) and is "
+                f"called with the arguments of {self.name}, which takes {ours}"
+            )
+
+
+def _accepts(theirs: inspect.Signature, ours: inspect.Signature, *, shortest: bool = False) -> bool:
+    kinds = inspect.Parameter
+    args: list[object] = []
+    kwargs: dict[str, object] = {}
+    for parameter in ours.parameters.values():
+        if shortest and parameter.default is not kinds.empty:
+            continue
+        if parameter.kind is kinds.KEYWORD_ONLY:
+            kwargs[parameter.name] = None
+        elif parameter.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD):
+            args.append(None)
+    several = (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
+    is_open = any(parameter.kind in several for parameter in ours.parameters.values())
+    try:
+        (theirs.bind_partial if is_open else theirs.bind)(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 class LanePart:
