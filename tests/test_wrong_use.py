@@ -607,6 +607,7 @@ def test_a_decorator_without_its_parentheses_says_so() -> None:
     {
         "failures": lambda on: Dependency("asked of a retry object", failures=on),
         "breaker": lambda on: circuit_breaker(failures=on),
+        "exclude of a breaker": lambda on: circuit_breaker(exclude=[on]),
         "fallback": lambda on: with_fallback(1, on=on),
         "exclude": lambda on: with_fallback(1, exclude=on),
         "negative": lambda on: cached(60, negative=on, negative_for=1),

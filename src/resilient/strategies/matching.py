@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tenacity import RetryCallState
     from tenacity.retry import retry_base
 
-__all__ = ["Matches", "error_matcher", "judges_values", "matcher", "speaks_for"]
+__all__ = ["Matches", "error_matcher", "judges_values", "matcher", "predicate", "speaks_for"]
 
 #: What says which errors are meant.
 Matches: TypeAlias = (
@@ -70,17 +70,22 @@ def _parts(on: Any) -> Iterator[Any]:
 
 def error_matcher(parameter: str, on: Matches) -> ErrorMatcher:
     """Return a function that tells whether an error, or all leaves of a group, is one of `on`."""
-    if _is_retry_object(on):  # they look at a call that is tried again, and there is none here
-        raise InvalidSetting(parameter, on, _ERRORS)
     return _errors(parameter, on, _ERRORS)
 
 
 _ERRORS = "exception types, or a predicate on the exception"
 
 
+def predicate(parameter: str, on: Any) -> Callable[[BaseException], bool]:
+    """Return `on` if it is a function that can be asked about an error."""
+    if _is_retry_object(on):  # they look at a call that is tried again, and there is none here
+        raise InvalidSetting(parameter, on, _ERRORS)
+    return settings.plain_function(parameter, on, takes=["the exception"])
+
+
 def _errors(parameter: str, on: Any, expected: str) -> ErrorMatcher:
     if callable(on) and not isinstance(on, type):
-        return _of_leaves(settings.plain_function(parameter, on, takes=["the exception"]))
+        return _of_leaves(predicate(parameter, on))
     try:
         return _of_types(settings.error_types(parameter, on))
     except InvalidSetting:

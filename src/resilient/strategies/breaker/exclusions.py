@@ -8,6 +8,7 @@ from typing import Any
 from resilient.engine import settings
 from resilient.engine.isolation import isolated
 from resilient.errors import InvalidSetting
+from resilient.strategies.matching import predicate
 
 __all__ = ["Exclusion", "checked_exclusions", "is_excluded"]
 
@@ -21,7 +22,7 @@ def checked_exclusions(exclude: Iterable[Exclusion] | None) -> list[Any]:
     exclusions = list(settings.items("exclude", () if exclude is None else exclude, expected))
     for one in exclusions:
         if callable(one) and not isinstance(one, type):
-            settings.plain_function("exclude", one, takes=["the exception"])
+            predicate("exclude", one)
         elif not (isinstance(one, type) and issubclass(one, BaseException)):
             raise InvalidSetting("exclude", one, "made of exception types and predicates")
     return exclusions
