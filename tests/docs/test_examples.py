@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from resilient.strategies.breaker.registry import breaker_names
 from tests.docs.examples import Example, examples_in
 
 ROOT = Path(__file__).parents[2]
@@ -24,8 +25,13 @@ def name_of(example: Example) -> str:
 
 @pytest.fixture
 def nothing_is_left_of_others() -> None:
-    """Forget the breakers and the like of tests and examples, which health would still see."""
+    """Forget the breakers and the like of tests and examples, which health would still see.
+
+    An error that a module of tests raises again and again keeps those that it came through.
+    """
     gc.collect()
+    for breaker in breaker_names.all():
+        breaker.reset()
 
 
 @pytest.mark.usefixtures("nothing_is_left_of_others")
