@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from resilient import CircuitBreaker
 from resilient.strategies.breaker.registry import breaker_names
 from tests.docs.examples import Example, examples_in
 
@@ -31,7 +32,8 @@ def nothing_is_left_of_others() -> None:
     """
     gc.collect()
     for breaker in breaker_names.all():
-        breaker.reset()
+        if isinstance(breaker, CircuitBreaker):
+            breaker.reset()
 
 
 @pytest.mark.usefixtures("nothing_is_left_of_others")

@@ -21,6 +21,7 @@ from resilient import (
     CircuitBreaker,
     CircuitOpen,
     Draining,
+    DuplicateName,
     MemoryStore,
     Pipeline,
     RetryBudget,
@@ -41,6 +42,7 @@ from resilient.degrade.stores.behind import Done, WriteBehind
 from resilient.engine import clock, signals
 from resilient.engine.draining import _in_flight
 from resilient.engine.limits import Limit
+from resilient.engine.names import Names
 from resilient.engine.steps import Invoke
 from resilient.engine.strategy import Strategy
 from resilient.engine.waiting import Waiter
@@ -552,6 +554,22 @@ def shared_flight() -> Plan:
         assert visits.total == visits.most == 1
 
     return Plan([guarded, guarded], check)
+
+
+# Names
+
+
+def name_for_one() -> Plan:
+    """Two things that claim one name: one gets it, and the other is told."""
+    names: Names[Any] = Names("thing")
+    things = [Step(), Step()]
+
+    def check(results: list[Any]) -> None:
+        settle_down(results, DuplicateName)
+        assert {type(one) for one in results} == {DuplicateName, type(None)}
+        assert names.get("name") is things[results.index(None)]
+
+    return Plan([partial(names.claim, "name", one) for one in things], check)
 
 
 # Stores

@@ -20,6 +20,7 @@ SMALL = (
     scenarios.full_budget,
     scenarios.subscribers,
     scenarios.replaced_value,
+    scenarios.name_for_one,
 )
 #: Whole calls of real functions.
 WHOLE = (

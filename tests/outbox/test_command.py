@@ -57,11 +57,16 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def command(shop: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """A function that runs a command in the shop, and returns what it has printed."""
+    """A function that runs a command in the shop, and returns what it has printed.
+
+    What it prints is an answer, or else a complaint, which nothing that reads answers may see.
+    """
 
     def run(*arguments: str, status: int = 0) -> str:
         assert main(["outbox", *arguments]) == status
-        return capsys.readouterr().out
+        printed = capsys.readouterr()
+        assert not (printed.out and printed.err)
+        return printed.out + printed.err
 
     return run
 
@@ -93,12 +98,16 @@ def test_a_key_can_neither_begin_a_line_nor_move_the_cursor(shop: Path, command:
     assert r"o\x1b[2J1\n2 gone\u202e" in told
 
 
-def test_one_call_is_shown_with_its_arguments(command: Command) -> None:
+def test_one_call_is_shown_with_its_arguments(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     """That is the one place that shows them."""
     assert '"card": "4222"' in command("show", "sqlite:///outbox.db", "2")
     shown = json.loads(command("show", "sqlite:///outbox.db", "2", "--json"))
     assert shown["arguments"]["kwargs"] == {"order_id": "o2", "card": "4222"}
     assert "no call 77" in command("show", "sqlite:///outbox.db", "77", status=1)
+    assert main(["outbox", "show", "sqlite:///outbox.db", "77", "--json"]) == 1
+    assert "no call 77" in capsys.readouterr().err
 
 
 def test_a_broken_row_is_shown_as_it_is(shop: Path, command: Command) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             outbox.close()
         return status
     except ResilientError as error:
-        print(error)
+        print(error, file=sys.stderr)
         return 2
 
 
@@ -99,7 +100,8 @@ def _list(outbox: Outbox, arguments: argparse.Namespace) -> int:
 def _show(outbox: Outbox, arguments: argparse.Namespace) -> int:
     call = outbox.find(arguments.id)
     if call is None:
-        print(f"there is no call {arguments.id}: it was made, or dropped, or never put")
+        what = f"there is no call {arguments.id}: it was made, or dropped, or never put"
+        print(what, file=sys.stderr)
         return 1
     row = _row(call) | {"ordered_by": call.ordered_by, "arguments": _arguments(call)}
     if arguments.json:

@@ -37,20 +37,27 @@ class Names(Generic[T]):
             DuplicateName: If something else has it, other than by an earlier load of its module.
         """
         origin = _origin()
-        if self._is_taken(name, thing, origin):
-            # It may have been dropped already, and be kept only by a cycle.
-            gc.collect()
-            if self._is_taken(name, thing, origin):
-                raise DuplicateName(
-                    f"there is a {self._kind} named {name!r} already: use that one, or give this "
-                    "one a name of its own, or their counts and metrics would merge"
-                )
+        if self._give(name, thing, origin):
+            return
+        # Who has it may have been dropped already, and be kept only by a cycle.
+        gc.collect()
+        if not self._give(name, thing, origin):
+            raise DuplicateName(
+                f"there is a {self._kind} named {name!r} already: use that one, or give this "
+                "one a name of its own, or their counts and metrics would merge"
+            )
+
+    def _give(self, name: str, thing: T, origin: tuple[str, int]) -> bool:
+        """Give `name` to `thing`, unless something else has it."""
         with self._lock:
+            if self._is_taken(name, thing, origin):
+                return False
             self._named[name] = thing
             self._origins[name] = origin
             if len(self._origins) > 2 * len(self._named) + SPARE:
                 held = {one.key for one in self._named.valuerefs()}
                 self._origins = {one: self._origins[one] for one in held & self._origins.keys()}
+            return True
 
     def _is_taken(self, name: str, thing: T, origin: tuple[str, int]) -> bool:
         holder = self._named.get(name)

@@ -133,19 +133,21 @@ class MemoryStore:
             moment = now()
         entries = self._entries
         kept = (value, moment, ttl)
-        if key in entries:
-            # Nothing is called from the look until the new value is there: other threads are let
-            # on at calls only, and never find the key without a value.
+        try:
+            # Nothing is called from here until the new value is there: other threads are let on
+            # at calls only, and never find the key without a value.
             replaced = entries[key]  # lives on until then, as its end might call something
             del entries[key]
+        except KeyError:
+            entries[key] = kept
+            is_due = len(entries) - len(self._weights) >= WEIGHED_EVERY
+            if is_due or len(entries) > self.max_entries:
+                self._make_room(moment)
+        else:
             entries[key] = kept
             if moment >= self._due:
                 self._make_room(moment)
             del replaced
-            return
-        entries[key] = kept
-        if len(entries) > self.max_entries or len(entries) - len(self._weights) >= WEIGHED_EVERY:
-            self._make_room(moment)
 
     def delete(self, key: Hashable) -> None:
         """Forget the value under `key`; harmless if there is none."""
