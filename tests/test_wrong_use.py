@@ -561,7 +561,7 @@ def test_a_key_of_all_arguments_is_refused_for_methods() -> None:
         "exclude of with_fallback": lambda wrong: with_fallback(1, exclude=wrong),
         "exclude of circuit_breaker": lambda wrong: circuit_breaker(exclude=[wrong]),
         "a part of what tenacity combines": lambda wrong: retry(
-            on=tenacity.retry_if_exception_type(OSError) | wrong
+            on=tenacity.retry_any(tenacity.retry_if_exception_type(OSError), wrong)
         ),
         "on_result": lambda wrong: retry(on=OSError, on_result=wrong),
         "stop": lambda wrong: retry(on=OSError, stop=wrong),

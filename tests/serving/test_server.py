@@ -229,7 +229,7 @@ def test_health_is_answered_from_memory() -> None:
     """The answer takes less than a millisecond, with a hundred circuits."""
     breakers = [circuit_breaker(f"one of a hundred: {number}") for number in range(100)]
     took: list[float] = []
-    for _ in range(20):
+    for _ in range(200):  # one of them is undisturbed, also on a busy machine
         began = time.perf_counter()
         health.ready()
         took.append(time.perf_counter() - began)
