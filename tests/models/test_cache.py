@@ -141,7 +141,10 @@ class Caches(RuleBasedStateMachine):
         assert caller.ended
         if isinstance(expected, Exception):
             # Not the same one: what is remembered is kept without what it was raised in.
-            assert (type(caller.error), caller.error.args) == (type(expected), expected.args)
+            error = caller.error
+            assert type(error) is type(expected)
+            assert error is not None
+            assert error.args == expected.args
         else:
             assert caller.answer[0] == expected
 
